@@ -1,0 +1,22 @@
+"""Model Appliance: run other people's models, safely, on a company's own machine.
+
+One process, six parts. Imports point down this list only (checked by ``packaging/check``):
+
+    __main__   starts ``cli``
+    cli        the command line; the only package that prints
+    app        composition root: settings in, running appliance out
+    api        one file per public HTTP contract          serve   Hypercorn: TLS, sockets, drain
+    wire       HTTP mechanics: parsing, limits, problem+json
+    node       the life of the process: uninitialised, sealed, ready, draining
+    invoke     one call, end to end                       lifecycle  every change of a model
+    policy     who may do what                            auth    who is calling
+    archive    the upload parser                          manifest  what a model declares
+    store      sealed ledger, DuckDB projection, blobs    sandbox rootless Podman
+    events     the closed list of audit events            config, metrics
+    records    the nouns                                  clock, errors
+
+Read ``ARCHITECTURE.md`` for the numbered invariants and ``SECURITY-PROMISES.md`` for what is
+promised and which test proves it.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,37 @@
+"""Time and identity: the only source of now, monotonic time and new ids.
+
+Owns: ``now_ns``, ``monotonic_ns``, ``new_id`` and the text form of a time.
+Never: sleeps, schedules or keeps state.
+Read next: ``records`` for the things that carry these ids.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from datetime import UTC, datetime
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u.
+_NS_PER_S = 1_000_000_000
+
+
+def now_ns() -> int:
+    """Wall time in nanoseconds since the Unix epoch, for records; never for deadlines."""
+    return time.time_ns()
+
+
+def monotonic_ns() -> int:
+    """Monotonic time in nanoseconds, for deadlines and durations; never stored as a date."""
+    return time.monotonic_ns()
+
+
+def new_id(prefix: str, characters: int = 13) -> str:
+    """A fresh random id ``prefix_xxxxx``, 5 bits a character (65 bits by default)."""
+    return f"{prefix}_{''.join(secrets.choice(_ALPHABET) for _ in range(characters))}"
+
+
+def text_from_ns(ns: int) -> str:
+    """The RFC 3339 UTC text of a wall time, milliseconds kept: ``2026-01-31T12:00:00.123Z``."""
+    seconds, rest = divmod(ns, _NS_PER_S)
+    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{stamp}.{rest // 1_000_000:03d}Z"

@@ -1,0 +1,387 @@
+"""The problem classes: everything that can go wrong, split by whose fault it is.
+
+Owns: the tree below; each class is one RFC 9457 problem type with its status, slug and exit code.
+Never: formats an HTTP reply (``wire``), prints (``cli``) or logs.
+Read next: ``wire.problem_response`` turns an instance into ``application/problem+json``.
+
+    ApplianceError
+    ├── CallerError          4xx  the caller can fix it
+    ├── GuestError           50x  the model's code failed; never pages IT
+    ├── StateError           503  the appliance is not ready for this now
+    └── HostError            50x  the machine or the appliance failed; IT must look
+
+A class docstring is the text of its ``/problems/<slug>`` page. An instance says what to change
+(``detail``) and, where one exists, the command to type (``hint``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+# sysexits.h, the codes the command line ends with (BSD sysexits(3)).
+EX_USAGE = 64
+EX_DATAERR = 65
+EX_NOINPUT = 66
+EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
+EX_CANTCREAT = 73
+EX_IOERR = 74
+EX_TEMPFAIL = 75
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldError:
+    """One bad field of an input: an RFC 6901 pointer (or ``file:line``) and what is wrong there."""
+
+    pointer: str
+    detail: str
+
+
+class ApplianceError(Exception):
+    """Root of every problem the appliance reports on purpose."""
+
+    slug: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    exit_code: ClassVar[int] = EX_SOFTWARE
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        hint: str = "",
+        fields: tuple[FieldError, ...] = (),
+        **extensions: Any,
+    ) -> None:
+        """Make a problem.
+
+        Args:
+            detail: what is wrong and what to change, one sentence, safe to show the caller.
+            hint: the command or setting that fixes it, empty when there is none.
+            fields: the fields at fault, for inputs that were understood but not accepted.
+            extensions: extra JSON members of the problem document (RFC 9457 section 3.2).
+        """
+        super().__init__(detail)
+        self.detail = detail
+        self.hint = hint
+        self.fields = fields
+        self.extensions = extensions
+
+
+class CallerError(ApplianceError):
+    """The request cannot be served as it is; changing the request helps."""
+
+    status = 400
+    slug = "malformed"
+    title = "Malformed request"
+    exit_code = EX_DATAERR
+
+
+class Malformed(CallerError):
+    """The request could not be parsed: bad JSON, a bad header, or a bad parameter."""
+
+    slug, status, title = "malformed", 400, "Malformed request"
+
+
+class Unauthenticated(CallerError):
+    """No valid API key came with the request, or the key is expired, revoked or mistyped."""
+
+    slug, status, title = "unauthenticated", 401, "Authentication required"
+    exit_code = EX_NOPERM
+
+
+class Forbidden(CallerError):
+    """The key is valid but does not carry the right this operation needs."""
+
+    slug, status, title = "forbidden", 403, "Not allowed"
+    exit_code = EX_NOPERM
+
+
+class UnsealFailed(CallerError):
+    """None of the unseal slots opens with what was given: a wrong passphrase or key file."""
+
+    slug, status, title = "unseal-failed", 403, "The appliance stays sealed"
+    exit_code = EX_NOPERM
+
+
+class NotFound(CallerError):
+    """No such resource, or it belongs to a tenant this key cannot see."""
+
+    slug, status, title = "not-found", 404, "Not found"
+
+
+class MethodNotAllowed(CallerError):
+    """The address exists but does not answer this HTTP method."""
+
+    slug, status, title = "method-not-allowed", 405, "Method not allowed"
+
+
+class NameTaken(CallerError):
+    """The name is already in use."""
+
+    slug, status, title = "name-taken", 409, "Name already taken"
+    exit_code = EX_CANTCREAT
+
+
+class AlreadyInitialised(CallerError):
+    """The data folder already holds an initialised appliance; it is never overwritten."""
+
+    slug, status, title = "already-initialised", 409, "Already initialised"
+    exit_code = EX_CANTCREAT
+
+
+class VersionImmutable(CallerError):
+    """A version never changes once registered; register a new one instead."""
+
+    slug, status, title = "version-immutable", 409, "Versions are immutable"
+
+
+class Gone(CallerError):
+    """The resource existed and was removed on purpose."""
+
+    slug, status, title = "gone", 410, "Gone"
+
+
+class RevisionStale(CallerError):
+    """Somebody changed the document since it was read; read it again and retry."""
+
+    slug, status, title = "revision-stale", 412, "Revision is stale"
+    exit_code = EX_TEMPFAIL
+
+
+class TooLarge(CallerError):
+    """The body is larger than the limit that applies to it."""
+
+    slug, status, title = "too-large", 413, "Body too large"
+
+
+class UnsupportedMedia(CallerError):
+    """The content type or content coding is not accepted here."""
+
+    slug, status, title = "unsupported-media", 415, "Unsupported media type"
+
+
+class InputInvalid(CallerError):
+    """The request was understood but a field of it is not acceptable."""
+
+    slug, status, title = "input-invalid", 422, "Invalid input"
+
+
+class ArchiveRejected(CallerError):
+    """A member of the uploaded archive is not allowed; nothing was stored."""
+
+    slug, status, title = "archive-rejected", 422, "Archive rejected"
+
+
+class ManifestInvalid(CallerError):
+    """The model's manifest has an unknown key, a missing key or a value out of bounds."""
+
+    slug, status, title = "manifest-invalid", 422, "Manifest invalid"
+
+
+class BuildFailed(CallerError):
+    """The model's dependencies could not be installed; the package at fault is named."""
+
+    slug, status, title = "build-failed", 422, "Dependency build failed"
+
+
+class LoadFailed(CallerError):
+    """The model did not load when it was checked at registration; nothing was registered."""
+
+    slug, status, title = "load-failed", 422, "Model does not load"
+
+
+class QuotaExceeded(CallerError):
+    """The tenant's or key's quota is used up for now."""
+
+    slug, status, title = "quota-exceeded", 429, "Quota exceeded"
+    exit_code = EX_TEMPFAIL
+    retry_after_s = 60
+
+
+class GuestError(ApplianceError):
+    """The model's own code failed; the appliance and its other models are unaffected.
+
+    ``stderr`` holds the last lines the model printed; they are shown to the model's owner only.
+    """
+
+    slug, status, title = "guest-failed", 502, "The model failed"
+    exit_code = EX_UNAVAILABLE
+
+    def __init__(self, detail: str, *, stderr: tuple[str, ...] = (), **rest: Any) -> None:
+        """Make a guest problem; ``stderr`` is the tail of the model's output, oldest line first."""
+        super().__init__(detail, **rest)
+        self.stderr = stderr
+
+
+class ModelRaised(GuestError):
+    """The model's code raised an exception on this input."""
+
+    slug, status, title = "model-raised", 502, "The model raised an exception"
+
+
+class RunnerCrashed(GuestError):
+    """The model's process ended in the middle of its work."""
+
+    slug, status, title = "runner-crashed", 502, "The model's process ended"
+
+
+class RunnerProtocol(GuestError):
+    """The model's process sent something the runner protocol does not allow."""
+
+    slug, status, title = "runner-protocol", 502, "The model broke the runner protocol"
+
+
+class ReplyTooLarge(GuestError):
+    """The model's answer is larger than the version's reply limit; it was cut off."""
+
+    slug, status, title = "reply-too-large", 502, "The model's answer is too large"
+
+
+class LoadTimeout(GuestError):
+    """The model did not become ready within its load deadline."""
+
+    slug, status, title = "load-timeout", 504, "The model did not load in time"
+
+
+class InvokeTimeout(GuestError):
+    """The model did not answer within its invoke deadline; its sandbox was destroyed."""
+
+    slug, status, title = "invoke-timeout", 504, "The model did not answer in time"
+
+
+class OutOfMemory(GuestError):
+    """The model needed more memory than its version may use; its sandbox was destroyed."""
+
+    slug, status, title = "out-of-memory", 507, "The model ran out of memory"
+
+
+class StateError(ApplianceError):
+    """The appliance cannot do this in its present state; trying again later may help."""
+
+    slug, status, title = "unavailable", 503, "Not available now"
+    exit_code = EX_TEMPFAIL
+    retry_after_s = 5
+
+
+class Uninitialised(StateError):
+    """The data folder was never initialised."""
+
+    slug, title = "uninitialised", "Not initialised"
+    exit_code = EX_CONFIG
+
+
+class Sealed(StateError):
+    """The appliance is sealed: it holds no key and can read none of its data."""
+
+    slug, title = "sealed", "Sealed"
+
+
+class Draining(StateError):
+    """The appliance is shutting down and takes no new work."""
+
+    slug, title = "draining", "Shutting down"
+    retry_after_s = 2
+
+
+class CapacityExhausted(StateError):
+    """Every sandbox is busy and the queue is full."""
+
+    slug, title = "capacity-exhausted", "No capacity left"
+    retry_after_s = 1
+
+
+class NotRunning(StateError):
+    """No appliance answers at this address."""
+
+    slug, title = "not-running", "The appliance is not running"
+    exit_code = EX_UNAVAILABLE
+
+
+class LimitsUnenforced(StateError):
+    """This host enforces no resource limits, so no model may run until that is fixed or accepted."""
+
+    slug, title = "limits-unenforced", "Resource limits are not enforced"
+    exit_code = EX_CONFIG
+    retry_after_s = None
+
+
+class HostError(ApplianceError):
+    """The appliance or the machine under it failed."""
+
+    slug, status, title = "internal", 500, "Internal error"
+
+
+class StoreCorrupt(HostError):
+    """Stored data fails its integrity check; the object is named and nothing wrong is returned."""
+
+    slug, title = "store-corrupt", "Stored data is damaged"
+    exit_code = EX_IOERR
+
+
+class AuditUnavailable(HostError):
+    """The audit ledger cannot be written, so no work is accepted."""
+
+    slug, status, title = "audit-unavailable", 503, "Audit ledger unavailable"
+    exit_code = EX_IOERR
+    retry_after_s = 30
+
+
+class DiskFull(HostError):
+    """The data folder's disk has no room left."""
+
+    slug, status, title = "disk-full", 507, "Disk full"
+    exit_code = EX_IOERR
+
+
+class DataDirBusy(HostError):
+    """Another process already serves this data folder."""
+
+    slug, status, title = "data-dir-busy", 500, "Data folder in use"
+    exit_code = EX_TEMPFAIL
+
+
+class AddressInUse(HostError):
+    """Another process already listens on this address."""
+
+    slug, status, title = "address-in-use", 500, "Address in use"
+    exit_code = EX_UNAVAILABLE
+
+
+class ConfigInvalid(HostError):
+    """The configuration has an unknown key or a value out of bounds; file and line are named."""
+
+    slug, status, title = "config-invalid", 500, "Configuration invalid"
+    exit_code = EX_CONFIG
+
+
+class PodmanUnavailable(HostError):
+    """Rootless Podman cannot be used on this host; the detail names what is missing."""
+
+    slug, status, title = "podman-unavailable", 500, "Podman unavailable"
+    exit_code = EX_UNAVAILABLE
+
+
+class RuntimeMissing(HostError):
+    """The base image of this runtime is not installed on the appliance."""
+
+    slug, status, title = "runtime-missing", 500, "Runtime not installed"
+    exit_code = EX_UNAVAILABLE
+
+
+def problem_classes() -> Iterator[type[ApplianceError]]:
+    """Every concrete problem class (those that can be raised), parents before children."""
+    seen: set[type[ApplianceError]] = set()
+    queue: list[type[ApplianceError]] = [ApplianceError]
+    while queue:
+        cls = queue.pop(0)
+        if cls in seen:
+            continue
+        seen.add(cls)
+        yield cls
+        queue.extend(cls.__subclasses__())
