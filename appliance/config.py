@@ -1,0 +1,347 @@
+"""Settings: one frozen tree, read from TOML, then the environment, then flags.
+
+Owns: every setting with its type, unit, default, bounds and one-line meaning; the only reader of
+``os.environ``.
+Never: opens anything but the configuration file, or changes after start.
+Read next: ``appliance config explain`` prints this tree with the origin of each value.
+
+A variable ``APPLIANCE__SECTION__FIELD`` overrides the file; a flag overrides both. An unknown key
+or a value out of bounds is an error that names the file, the key and the line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from appliance.errors import ConfigInvalid, FieldError
+
+ENV_PREFIX = "APPLIANCE__"
+DEFAULT_FILE = Path("/etc/appliance/appliance.toml")
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+
+
+def _doc(text: str, **bounds: Any) -> Meta:
+    return Meta(description=text, **bounds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Where things are on this machine."""
+
+    data_dir: Annotated[str, _doc("Durable state; owned by the service user, mode 0700.")] = (
+        "/var/lib/appliance"
+    )
+    run_dir: Annotated[str, _doc("Sockets and container state; should be a tmpfs.")] = (
+        "/run/appliance"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """The HTTPS listener for callers."""
+
+    host: Annotated[str, _doc("Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, _doc("TCP port; 0 takes a free one.", ge=0, le=65535)] = 8443
+    names: Annotated[
+        tuple[str, ...], _doc("Names and addresses the TLS certificate is made for.")
+    ] = ("localhost", "127.0.0.1")
+    drain_timeout_s: Annotated[
+        int, _doc("How long SIGTERM waits for calls in flight.", ge=1, le=3600)
+    ] = 60
+    body_timeout_s: Annotated[
+        int, _doc("Longest time a caller may take to send a call's body.", ge=1, le=3600)
+    ] = 60
+    body_bytes_max: Annotated[
+        int, _doc("Largest call body; a version may ask for less.", ge=1024)
+    ] = 16 * 1024 * 1024
+    upload_bytes_max: Annotated[int, _doc("Largest artifact upload, unpacked.", ge=1024)] = (
+        8 * 1024**3
+    )
+    upload_files_max: Annotated[int, _doc("Most files in an artifact.", ge=1)] = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
+    """The administrator's unix socket (``run_dir/admin.sock``, mode 0600)."""
+
+    uids: Annotated[
+        tuple[int, ...], _doc("User ids allowed besides root and the service user.")
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unseal:
+    """How the root key is opened at start."""
+
+    key_file: Annotated[
+        str, _doc("Key file that opens the appliance without a person; empty: ask.")
+    ] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The ledger, the projection and the blobs."""
+
+    segment_bytes: Annotated[int, _doc("Size at which a ledger segment is closed.", ge=65536)] = (
+        64 * 1024 * 1024
+    )
+    queue_max: Annotated[int, _doc("Entries waiting for the ledger before 503.", ge=16)] = 20_000
+    free_bytes_min: Annotated[
+        int, _doc("Free disk below which new calls and uploads are refused.", ge=0)
+    ] = 256 * 1024 * 1024
+    query_memory_bytes: Annotated[int, _doc("Memory DuckDB may use.", ge=64 * 1024 * 1024)] = (
+        512 * 1024 * 1024
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """Where and how models run."""
+
+    accept_supervised_limits: Annotated[
+        bool, _doc("Run models although limits are supervised, not kernel-enforced; audited.")
+    ] = False
+    oci_runtime: Annotated[str, _doc("OCI runtime binary: runc or crun; empty: best found.")] = ""
+    instances_max: Annotated[int, _doc("Sandboxes at once; 0: four per core.", ge=0)] = 0
+    instances_per_version_max: Annotated[
+        int, _doc("Sandboxes of one version at once; 0: one per core.", ge=0)
+    ] = 0
+    queue_max: Annotated[int, _doc("Calls waiting for a sandbox, per version.", ge=1)] = 256
+    queue_timeout_s: Annotated[int, _doc("Longest wait for a sandbox.", ge=1)] = 60
+    idle_timeout_s: Annotated[
+        int, _doc("Idle time before a sandbox is destroyed; 0: after each call.", ge=0)
+    ] = 120
+    memory_bytes_max: Annotated[
+        int, _doc("Most memory a version may ask for.", ge=64 * 1024 * 1024)
+    ] = 4 * 1024**3
+    cgroup_parent: Annotated[
+        str, _doc("Delegated cgroup v2 parent for containers; empty: find it.")
+    ] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """How a model's dependencies are fetched."""
+
+    wheelhouse: Annotated[
+        str, _doc("Folder of wheels to install from, for hosts without an index; empty: index.")
+    ] = ""
+    timeout_s: Annotated[int, _doc("Longest dependency build.", ge=10)] = 900
+    size_bytes_max: Annotated[int, _doc("Largest installed dependency set.", ge=1024)] = 8 * 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole tree."""
+
+    paths: Paths = field(default_factory=Paths)
+    http: Http = field(default_factory=Http)
+    admin: Admin = field(default_factory=Admin)
+    unseal: Unseal = field(default_factory=Unseal)
+    store: Store = field(default_factory=Store)
+    sandbox: Sandbox = field(default_factory=Sandbox)
+    build: Build = field(default_factory=Build)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """One setting as ``config explain`` shows it; ``origin`` is default, file:line, env or flag."""
+
+    key: str
+    value: Any
+    default: Any
+    origin: str
+    doc: str
+
+
+def load(
+    file: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[Settings, tuple[Explained, ...]]:
+    """The settings in force and where each came from.
+
+    Args:
+        file: TOML file; ``None`` reads ``/etc/appliance/appliance.toml`` if it exists.
+        environ: variables, ``None`` for the process environment.
+        flags: dotted key to value, e.g. ``{"http.port": 9443}``; strongest.
+
+    Raises:
+        ConfigInvalid: the file cannot be read or parsed, a key is unknown, or a value is out of
+            bounds; the message names file, key and line.
+    """
+    environ = os.environ if environ is None else environ
+    origins: dict[str, str] = {}
+    tree: dict[str, dict[str, Any]] = {}
+    path = file or DEFAULT_FILE
+    if file is not None or path.exists():
+        _merge_file(path, tree, origins)
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX):
+            key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            _put(tree, origins, key, _value_from_text(key, text, name), f"env {name}")
+    for key, value in (flags or {}).items():
+        _put(tree, origins, key, value, "flag")
+    try:
+        settings = msgspec.convert(tree, Settings, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, origins) from error
+    return settings, tuple(_explain(settings, origins))
+
+
+def _fields() -> dict[str, tuple[Any, str]]:
+    """Dotted key to (annotated type, doc) of every setting."""
+    found: dict[str, tuple[Any, str]] = {}
+    for section, cls in get_type_hints(Settings).items():
+        for name, hint in get_type_hints(cls, include_extras=True).items():
+            doc = next((m.description or "" for m in hint.__metadata__ if m.description), "")
+            found[f"{section}.{name}"] = (hint, doc)
+    return found
+
+
+def _put(
+    tree: dict[str, dict[str, Any]], origins: dict[str, str], key: str, value: Any, origin: str
+) -> None:
+    if key not in _fields():
+        raise ConfigInvalid(
+            f"{origin}: unknown setting '{key}'.",
+            hint="appliance config explain",
+            fields=(FieldError(pointer=origin, detail=f"unknown setting '{key}'"),),
+        )
+    section, name = key.split(".", 1)
+    tree.setdefault(section, {})[name] = value
+    origins[key] = origin
+
+
+def _merge_file(path: Path, tree: dict[str, dict[str, Any]], origins: dict[str, str]) -> None:
+    try:
+        text = path.read_text(encoding="utf-8")
+        parsed = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigInvalid(f"{path}: cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{path}: not valid TOML: {error}.") from error
+    for section, values in parsed.items():
+        if not isinstance(values, dict):
+            origin = f"{path}:{line_of_key(text, '', section)}"
+            raise ConfigInvalid(f"{origin}: unknown setting '{section}'.")
+        for name, value in values.items():
+            origin = f"{path}:{line_of_key(text, section, name)}"
+            _put(tree, origins, f"{section}.{name}", value, origin)
+
+
+def line_of_key(text: str, section: str, name: str) -> int:
+    """The 1-based line of ``name`` inside ``[section]`` of a TOML text; 1 if it is not found."""
+    current = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
+        if header:
+            current = header.group(1).strip("\"'")
+            if current == f"{section}.{name}" or (not section and current.split(".")[0] == name):
+                return number
+        elif current == section and re.match(rf"""\s*["']?{re.escape(name)}["']?\s*[=.]""", line):
+            return number
+    return 1
+
+
+def _value_from_text(key: str, text: str, name: str) -> Any:
+    """An environment variable's text as the setting's own type; lists are comma separated."""
+    hint = _fields().get(key, (str, ""))[0]
+    inner = getattr(hint, "__origin__", hint)
+    if getattr(inner, "__origin__", None) is tuple:
+        members = [part.strip() for part in text.split(",") if part.strip()]
+        return [int(m) for m in members] if inner.__args__[0] is int else members
+    try:
+        return msgspec.convert(text, inner, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(f"env {name}: {error}.") from error
+
+
+def _invalid(error: msgspec.ValidationError, origins: Mapping[str, str]) -> ConfigInvalid:
+    text = str(error)
+    match = re.search(r"at `\$\.([\w.]+)", text)
+    key = match.group(1) if match else ""
+    reason = text.split(" - at")[0]
+    origin = origins.get(key, "settings")
+    return ConfigInvalid(
+        f"{origin}: {key}: {reason}.",
+        fields=(FieldError(pointer=origin, detail=f"{key}: {reason}"),),
+    )
+
+
+def _explain(settings: Settings, origins: Mapping[str, str]) -> list[Explained]:
+    defaults = Settings()
+    rows = []
+    for key, (_hint, doc) in _fields().items():
+        section, name = key.split(".", 1)
+        rows.append(
+            Explained(
+                key=key,
+                value=getattr(getattr(settings, section), name),
+                default=getattr(getattr(defaults, section), name),
+                origin=origins.get(key, "default"),
+                doc=doc,
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Where the command line finds an appliance: its own socket, or a URL with a key."""
+
+    socket: str
+    url: str
+    api_key: str
+    ca_file: str
+
+
+def client(
+    *,
+    socket: str = "",
+    url: str = "",
+    api_key_file: str = "",
+    ca_file: str = "",
+    environ: Mapping[str, str] | None = None,
+) -> Client:
+    """The client settings: flags first, then APPLIANCE_SOCKET/URL/API_KEY/CA, then the default."""
+    environ = os.environ if environ is None else environ
+    key = environ.get("APPLIANCE_API_KEY", "")
+    if api_key_file:
+        try:
+            key = Path(api_key_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigInvalid(f"{api_key_file}: the API key cannot be read: {error}.") from error
+    run_dir = environ.get(f"{ENV_PREFIX}PATHS__RUN_DIR", Paths().run_dir)
+    return Client(
+        socket=socket or environ.get("APPLIANCE_SOCKET", f"{run_dir}/admin.sock"),
+        url=url or environ.get("APPLIANCE_URL", ""),
+        api_key=key,
+        ca_file=ca_file or environ.get("APPLIANCE_CA", ""),
+    )
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """A minimal environment for child processes: PATH, HOME, locale and what is given."""
+    kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **kept, **extra}
+
+
+def replace(settings: Settings, section: str, **changes: Any) -> Settings:
+    """A copy of the settings with fields of one section changed; for tests and the demo."""
+    part = dataclasses.replace(getattr(settings, section), **changes)
+    return dataclasses.replace(settings, **{section: part})

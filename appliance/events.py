@@ -1,0 +1,241 @@
+"""The closed list of audit events, one dataclass each.
+
+Owns: every kind of entry the ledger may hold, its fields, and whether they are sealed under the
+tenant's own key (``SEALED``), so that destroying that key destroys them.
+Never: writes, reads or interprets the ledger.
+Read next: ``store.registry`` (applies them), ``store/FORMAT.md`` (their bytes).
+
+Adding an event is one dataclass here; kinds are never renamed and fields never change meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from appliance.records import Alias, ApiKey, Model, Tenant, Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events: ``KIND`` is stable text; ``SEALED`` fields live under the tenant's key."""
+
+    KIND: ClassVar[str] = ""
+    SEALED: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialised(Event):
+    """The data folder was created; ``slots`` names the unseal slots made."""
+
+    KIND: ClassVar[str] = "appliance.initialised"
+    slots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsealed(Event):
+    """The root key was opened through the named slot and the store verified."""
+
+    KIND: ClassVar[str] = "appliance.unsealed"
+    slot: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedAgain(Event):
+    """The appliance dropped its keys; ``reason`` is ``command`` or ``shutdown``."""
+
+    KIND: ClassVar[str] = "appliance.sealed"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered(Event):
+    """A torn, never acknowledged tail was cut off the ledger when it was opened."""
+
+    KIND: ClassVar[str] = "ledger.recovered"
+    segment: str
+    cut_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsProbed(Event):
+    """The resource limits in force, as probed; ``accepted`` if less than enforced was accepted."""
+
+    KIND: ClassVar[str] = "limits.probed"
+    level: str
+    mechanism: str
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantCreated(Event):
+    """A tenant was created."""
+
+    KIND: ClassVar[str] = "tenant.created"
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRemoved(Event):
+    """A tenant was removed and its keys destroyed; its sealed events are unreadable from now on."""
+
+    KIND: ClassVar[str] = "tenant.removed"
+    tenant_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyCreated(Event):
+    """An API key was issued; only its HMAC is recorded."""
+
+    KIND: ClassVar[str] = "key.created"
+    key: ApiKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRevoked(Event):
+    """An API key was revoked and is refused from now on."""
+
+    KIND: ClassVar[str] = "key.revoked"
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCreated(Event):
+    """A model name was taken."""
+
+    KIND: ClassVar[str] = "model.created"
+    SEALED: ClassVar[bool] = True
+    model: Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRemoved(Event):
+    """A model and all its versions were removed from service."""
+
+    KIND: ClassVar[str] = "model.removed"
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRegistered(Event):
+    """An immutable version was registered."""
+
+    KIND: ClassVar[str] = "version.registered"
+    SEALED: ClassVar[bool] = True
+    version: Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRetired(Event):
+    """A version was taken out of service; it answers 410 from now on."""
+
+    KIND: ClassVar[str] = "version.retired"
+    model_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasSet(Event):
+    """An alias was created or moved."""
+
+    KIND: ClassVar[str] = "alias.set"
+    SEALED: ClassVar[bool] = True
+    alias: Alias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasRemoved(Event):
+    """An alias was removed."""
+
+    KIND: ClassVar[str] = "alias.removed"
+    SEALED: ClassVar[bool] = True
+    model_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobRemoved(Event):
+    """An unreferenced blob is about to be deleted."""
+
+    KIND: ClassVar[str] = "blob.removed"
+    blob_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRefused(Event):
+    """A request was refused; ``target`` is the route template, never the caller's own text."""
+
+    KIND: ClassVar[str] = "request.refused"
+    request_id: str
+    method: str
+    target: str
+    status: int
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallIntent(Event):
+    """A call was admitted; durable before the model sees the request. Digests are keyed (HMAC)."""
+
+    KIND: ClassVar[str] = "call.intent"
+    call_id: str
+    model_id: str
+    number: int
+    request_digest: str
+    request_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOutcome(Event):
+    """How a call ended; durable before the reply leaves. ``code`` is ``ok`` or a problem slug.
+
+    ``code`` is ``unknown`` for an intent whose process died before an outcome was written.
+    """
+
+    KIND: ClassVar[str] = "call.outcome"
+    call_id: str
+    intent_seq: int
+    model_id: str
+    number: int
+    code: str
+    status: int
+    reply_digest: str
+    reply_bytes: int
+    cold: bool
+    queue_us: int
+    load_us: int
+    compute_us: int
+    total_us: int
+    sandbox_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditVerified(Event):
+    """The whole ledger was verified up to ``entries``; ``ok`` tells the result."""
+
+    KIND: ClassVar[str] = "audit.verified"
+    entries: int
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupMade(Event):
+    """A backup was written; ``digest`` is the sha-256 of its manifest."""
+
+    KIND: ClassVar[str] = "backup.made"
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxStopped(Event):
+    """An administrator stopped a running sandbox."""
+
+    KIND: ClassVar[str] = "sandbox.stopped"
+    sandbox_id: str
+
+
+def event_classes() -> dict[str, type[Event]]:
+    """Every event class by its kind."""
+    return {cls.KIND: cls for cls in Event.__subclasses__()}

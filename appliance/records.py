@@ -1,0 +1,202 @@
+"""The nouns: frozen records and the grammar of their names.
+
+Owns: what a tenant, key, model, version, alias, blob and audit entry is, and which names are legal.
+Never: does I/O, knows HTTP, or decides who may see a record.
+Read next: ``events`` (what may happen to them), ``store.registry`` (where they live).
+
+Every ``*_id`` is opaque and random; names are unique within their tenant and appear in URLs.
+Times are wall-clock nanoseconds (``*_ns``); sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from appliance.errors import FieldError, InputInvalid
+
+NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
+_NAME = re.compile(NAME_PATTERN)
+
+LIVE = "live"
+"""The alias an invoke without a version or alias resolves to; the first version gets it."""
+
+Role = Literal["admin", "operator", "auditor", "owner", "caller"]
+ROLES: tuple[Role, ...] = ("admin", "operator", "auditor", "owner", "caller")
+
+
+def require_name(name: str, noun: str) -> str:
+    """The name itself, if it is a legal DNS-label-like name (RFC 1123, at most 63 characters).
+
+    Raises:
+        InputInvalid: it is not; the message names the noun and the grammar.
+    """
+    if not _NAME.match(name):
+        raise InputInvalid(
+            f"{noun} names are 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-'.",
+            fields=(FieldError(pointer=f"/{noun}", detail=f"not a legal {noun} name"),),
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """The isolation unit: keys, models, blobs and sandboxes belong to exactly one."""
+
+    id: str
+    name: str
+    created_ns: int
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A bearer secret, kept as HMAC-SHA-256 only; ``tenant_id`` is empty for appliance-wide roles."""
+
+    id: str
+    tenant_id: str
+    name: str
+    role: Role
+    mac: str
+    scopes: tuple[str, ...] = ()
+    created_ns: int
+    created_by: str
+    expires_ns: int
+    revoked_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """A sealed stored object: its id, plaintext size and plaintext ``sha256:`` digest."""
+
+    id: str
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactFile:
+    """One file of an artifact, as it will appear under ``/model`` in the sandbox."""
+
+    path: str
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """The files of a version: one canonical tar stored as one blob, and its listing."""
+
+    blob: Blob
+    files: tuple[ArtifactFile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one sandbox of a version may use."""
+
+    memory_bytes: int = 512 * 1024 * 1024
+    cpus: float = 1.0
+    pids: int = 64
+    tmp_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """Deadlines and sizes of loading and calling a version."""
+
+    load_timeout_ms: int = 60_000
+    invoke_timeout_ms: int = 30_000
+    body_bytes_max: int = 16 * 1024 * 1024
+    reply_bytes_max: int = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where a version came from; free text references, kept verbatim."""
+
+    parents: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    code: str = ""
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a version declares about itself (``appliance.toml``), defaults filled in."""
+
+    runtime: str
+    entry: str
+    description: str = ""
+    requirements: tuple[str, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    limits: CallLimits = field(default_factory=CallLimits)
+    idle_timeout_s: int | None = None
+    lineage: Lineage = field(default_factory=Lineage)
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A named thing that gets versions."""
+
+    id: str
+    tenant_id: str
+    name: str
+    description: str = ""
+    created_ns: int
+    created_by: str
+    removed_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """Immutable version ``number`` (1, 2, ...) of a model. ``deps_key`` is empty without requirements."""
+
+    model_id: str
+    tenant_id: str
+    number: int
+    manifest: Manifest
+    artifact: Artifact
+    runtime_digest: str
+    deps_key: str = ""
+    created_ns: int
+    created_by: str
+    retired_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A movable name for a version; ``revision`` counts its moves, for If-Match."""
+
+    model_id: str
+    tenant_id: str
+    name: str
+    number: int
+    revision: int
+    reason: str = ""
+    set_ns: int
+    set_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One audit entry: an event as it stands in the ledger.
+
+    ``leaf`` is the RFC 6962 leaf hash (hex) of the stored record bytes; ``event`` is the event's
+    own fields. ``event`` is ``None`` when the tenant's key was destroyed and the fields with it.
+    """
+
+    seq: int
+    time_ns: int
+    monotonic_ns: int
+    boot: str
+    kind: str
+    tenant_id: str
+    actor: str
+    object: str
+    event: dict[str, Any] | None
+    leaf: str
