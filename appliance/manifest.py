@@ -1,0 +1,162 @@
+"""What a model declares about itself: ``appliance.toml`` as a ``Manifest`` record.
+
+Owns: the manifest's keys, defaults and bounds, and error messages that name key and line.
+Never: reads files or imports anything of the model.
+Read next: ``lifecycle.register``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from appliance.config import line_of_key
+from appliance.errors import FieldError, ManifestInvalid
+from appliance.records import CallLimits, Lineage, Manifest, Resources
+from appliance.sandbox.dependencies import parse_requirements
+
+FILE = "appliance.toml"
+EXAMPLE = """\
+runtime = "python3.11"
+entry = "model:Model"
+requirements = "requirements.txt"
+"""
+_MB = 1024 * 1024
+_BYTES_MAX = 200 * 1024
+
+Text = Annotated[str, Meta(max_length=4096)]
+Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
+BodyBytes = Annotated[int, Meta(ge=1, le=1024 * _MB)]
+
+
+class _Strict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Resources(_Strict):
+    memory_mb: Annotated[int, Meta(ge=64, le=1024 * 1024)] = 512
+    cpus: Annotated[float, Meta(gt=0, le=1024)] = 1.0
+    pids: Annotated[int, Meta(ge=8, le=4096)] = 64
+    tmp_mb: Annotated[int, Meta(ge=1, le=64 * 1024)] = 64
+
+
+class _Limits(_Strict):
+    load_timeout_ms: Milliseconds = 60_000
+    invoke_timeout_ms: Milliseconds = 30_000
+    body_bytes_max: BodyBytes = 16 * _MB
+    reply_bytes_max: BodyBytes = 16 * _MB
+
+
+class _Lineage(_Strict):
+    parents: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
+    data: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
+    code: Text = ""
+    run: Text = ""
+
+
+class _File(_Strict):
+    runtime: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
+    entry: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}$")]
+    description: Text = ""
+    requirements: Annotated[str, Meta(pattern=r"^[\w.-]+\.txt$")] | tuple[Text, ...] = ()
+    idle_timeout_s: Annotated[int, Meta(ge=0, le=86_400)] | None = None
+    resources: _Resources = _Resources()
+    limits: _Limits = _Limits()
+    lineage: _Lineage = _Lineage()
+    tags: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]] = {}
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+
+
+def parse(captured: Mapping[str, bytes]) -> Manifest:
+    """The manifest of an upload.
+
+    Args:
+        captured: text files at the top of the archive by path, as ``archive.Listing`` has them.
+
+    Raises:
+        ManifestInvalid: no manifest, not TOML, an unknown or missing key, a value out of bounds,
+            or a requirement that is not an exact pin; key and line are named.
+    """
+    raw = captured.get(FILE)
+    if raw is None:
+        raise ManifestInvalid(
+            f"The archive has no {FILE} at its top level.",
+            hint=f"Write one beside the model, for example:\n{EXAMPLE}",
+        )
+    if len(raw) > _BYTES_MAX:
+        raise ManifestInvalid(f"{FILE} is larger than {_BYTES_MAX} bytes.")
+    text, tree = _toml(raw)
+    try:
+        file = msgspec.convert(tree, _File)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, text) from error
+    return Manifest(
+        runtime=file.runtime,
+        entry=file.entry,
+        description=file.description,
+        requirements=_requirements(file, captured),
+        resources=Resources(
+            memory_bytes=file.resources.memory_mb * _MB,
+            cpus=file.resources.cpus,
+            pids=file.resources.pids,
+            tmp_bytes=file.resources.tmp_mb * _MB,
+        ),
+        limits=CallLimits(**msgspec.structs.asdict(file.limits)),
+        idle_timeout_s=file.idle_timeout_s,
+        lineage=Lineage(**msgspec.structs.asdict(file.lineage)),
+        input_schema=file.input_schema,
+        output_schema=file.output_schema,
+        tags=file.tags,
+    )
+
+
+def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        text = raw.decode("utf-8")
+        return text, tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ManifestInvalid(f"{FILE} is not UTF-8 text.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ManifestInvalid(f"{FILE} is not valid TOML: {error}.") from error
+    except RecursionError as error:
+        raise ManifestInvalid(f"{FILE} is nested too deep.") from error
+    except ValueError as error:  # a number with more digits than Python converts
+        raise ManifestInvalid(f"{FILE} has a number that is too long.") from error
+
+
+def _requirements(file: _File, captured: Mapping[str, bytes]) -> tuple[str, ...]:
+    if isinstance(file.requirements, tuple):
+        return parse_requirements("\n".join(file.requirements))
+    raw = captured.get(file.requirements)
+    if raw is None:
+        raise ManifestInvalid(
+            f"{FILE} names '{file.requirements}', which is not at the top of the archive."
+        )
+    try:
+        return parse_requirements(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ManifestInvalid(f"{file.requirements} is not UTF-8 text.") from error
+
+
+def _invalid(error: msgspec.ValidationError, text: str) -> ManifestInvalid:
+    """The problem for msgspec's message ``reason - at `$.section.key```, with the line found."""
+    reason, _, where = str(error).partition(" - at ")
+    path = [part for part in re.sub(r"\[\.*\d*\]", "", where.strip("`")).split(".")[1:] if part]
+    named = re.search(r"(?:unknown|required) field `([^`]+)`", reason)
+    if named:
+        path.append(named.group(1))
+    section, key = (".".join(path[:-1]), path[-1]) if path else ("", "")
+    is_missing = "missing required" in reason
+    line = 1 if is_missing else line_of_key(text, section, key)
+    dotted = ".".join(path)
+    place = FILE if is_missing else f"{FILE}:{line}"
+    return ManifestInvalid(
+        f"{place}: {dotted}: {reason}.",
+        fields=(FieldError(pointer=f"{FILE}:{line}", detail=f"{dotted}: {reason}"),),
+    )
