@@ -316,9 +316,10 @@ def client(
     url: str = "",
     api_key_file: str = "",
     ca_file: str = "",
+    run_dir: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> Client:
-    """The client settings: flags first, then APPLIANCE_SOCKET/URL/API_KEY/CA, then the default."""
+    """The client settings: flags first, then APPLIANCE_SOCKET/URL/API_KEY/CA, then ``run_dir``."""
     environ = os.environ if environ is None else environ
     key = environ.get("APPLIANCE_API_KEY", "")
     if api_key_file:
@@ -326,13 +327,19 @@ def client(
             key = Path(api_key_file).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigInvalid(f"{api_key_file}: the API key cannot be read: {error}.") from error
-    run_dir = environ.get(f"{ENV_PREFIX}PATHS__RUN_DIR", Paths().run_dir)
+    run_dir = run_dir or environ.get(f"{ENV_PREFIX}PATHS__RUN_DIR", Paths().run_dir)
     return Client(
         socket=socket or environ.get("APPLIANCE_SOCKET", f"{run_dir}/admin.sock"),
         url=url or environ.get("APPLIANCE_URL", ""),
         api_key=key,
         ca_file=ca_file or environ.get("APPLIANCE_CA", ""),
     )
+
+
+def wants_colour(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether a terminal may be coloured: neither ``NO_COLOR`` nor ``TERM=dumb`` is set."""
+    environ = os.environ if environ is None else environ
+    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def child_environment(**extra: str) -> dict[str, str]:
