@@ -1,0 +1,113 @@
+"""The execution engine's interface, and the list of engines.
+
+Owns: the ``Executor`` and ``Sandbox`` protocols and ``open_executor``.
+Never: pools, queues or reuses; knows what Podman is.
+Read next: ``podman`` (the engine), ``pool`` (who decides when a sandbox is made and ended).
+
+Every implementation passes ``tests/conformance/executors.py``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from appliance import config
+from appliance.sandbox.spec import LimitsReport, Reply, Request, SandboxInfo, SandboxSpec
+
+ENGINES = {"podman": "appliance.sandbox.podman:PodmanExecutor"}
+
+
+class Sandbox(Protocol):
+    """One container made for one version; used by one call at a time; never handed on."""
+
+    @property
+    def id(self) -> str:
+        """Opaque id, unique in this appliance."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """False from the moment it was destroyed or ended by itself."""
+        ...
+
+    async def load(self, tar: AsyncIterator[bytes]) -> float:
+        """Stream the model's files in and import its entry; milliseconds taken.
+
+        Raises:
+            LoadFailed, LoadTimeout, OutOfMemory, RunnerCrashed, RunnerProtocol: it is destroyed.
+        """
+        ...
+
+    async def request(self, request: Request) -> Reply:
+        """One call.
+
+        Raises:
+            ModelRaised: the sandbox stays usable.
+            InvokeTimeout, OutOfMemory, RunnerCrashed, RunnerProtocol, ReplyTooLarge: it is gone.
+        """
+        ...
+
+    async def destroy(self) -> None:
+        """End every process of it and remove every trace; idempotent; never raises."""
+        ...
+
+    def stderr_tail(self) -> tuple[str, ...]:
+        """The last lines the model printed, oldest first; bounded."""
+        ...
+
+    def info(self) -> SandboxInfo:
+        """What it is doing and using now."""
+        ...
+
+
+class Executor(Protocol):
+    """Makes sandboxes on this machine (or, later, on others)."""
+
+    @property
+    def limits(self) -> LimitsReport:
+        """What was found about limits at start."""
+        ...
+
+    async def start(self) -> None:
+        """Start the engine, remove what a dead predecessor left, probe the limits.
+
+        Raises:
+            PodmanUnavailable: the engine cannot be used; the detail names what is missing.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Destroy every sandbox and stop the engine; idempotent."""
+        ...
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """A started sandbox whose runner has said HELLO and whose isolation was verified.
+
+        Raises:
+            LimitsUnenforced: this host holds no limits, or weaker ones were not accepted.
+            RuntimeMissing, PodmanUnavailable, CapacityExhausted, RunnerCrashed.
+        """
+        ...
+
+    def info(self) -> dict[str, Any]:
+        """The engine for status pages: version, OCI runtime, socket, isolation."""
+        ...
+
+
+def open_executor(
+    settings: config.Sandbox, *, run_dir: Path, data_dir: Path, engine: str = "podman"
+) -> Executor:
+    """The engine of this name, not yet started. Imports it only now.
+
+    Args:
+        settings: the ``[sandbox]`` section.
+        run_dir: folder on a tmpfs for sockets and container state.
+        data_dir: folder with ``runtimes/`` and ``deps/``.
+    """
+    module, name = ENGINES[engine].split(":")
+    cls = getattr(importlib.import_module(module), name)
+    executor: Executor = cls(settings, run_dir=run_dir, data_dir=data_dir)
+    return executor

@@ -1,0 +1,91 @@
+"""What a sandbox is asked to be, and what crosses its edge: plain frozen values.
+
+Owns: ``SandboxSpec``, ``Request``, ``Reply``, ``LimitsReport``, ``SandboxInfo``.
+Never: does I/O; knows Podman, tenants' names or HTTP.
+Read next: ``executor`` (who makes sandboxes from these), ``PROTOCOL.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from appliance.records import CallLimits, Resources
+
+Level = Literal["enforced", "supervised", "none"]
+State = Literal["starting", "idle", "loading", "ready", "busy", "killed"]
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSpec:
+    """One version's sandbox: who it belongs to, what is inside, what it may use.
+
+    ``version_key`` is opaque and unique per version: sandboxes are reused for equal keys only.
+    ``model_bytes`` is the unpacked artifact size, it decides the size of ``/model``.
+    ``deps_key`` is empty when the version has no requirements.
+    """
+
+    version_key: str
+    tenant_id: str
+    runtime: str
+    runtime_digest: str
+    deps_key: str = ""
+    resources: Resources = field(default_factory=Resources)
+    limits: CallLimits = field(default_factory=CallLimits)
+    model_bytes: int = 0
+    idle_timeout_s: int = 120
+    entry: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call as the runner sees it; ``id`` is chosen by the host and never reused."""
+
+    id: str
+    content_type: str
+    body: bytes
+    timeout_ms: int
+    reply_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer; ``compute_us`` is the runner's own claim of the time in model code."""
+
+    content_type: str
+    body: bytes
+    compute_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsReport:
+    """What this host does about limits, as found by trying; texts are for people.
+
+    ``memory``, ``pids`` and ``cpu`` each say how that limit is held, or ``"not held"``.
+    """
+
+    level: Level
+    mechanism: str
+    memory: str
+    pids: str
+    cpu: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxInfo:
+    """One running sandbox, for lists. Sizes in bytes, ``cpu_ms`` since its start."""
+
+    id: str
+    version_key: str
+    tenant_id: str
+    state: State
+    pid: int
+    created_ns: int
+    calls: int
+    rss_bytes: int
+    memory_bytes: int
+    cpu_ms: int
+    last_used_ns: int
