@@ -409,7 +409,7 @@ def _require_checksum(block: bytes) -> None:
 
 
 def _pax_records(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The records ``length key=value`` and a newline of a pax extended header (POSIX.1-2017, pax)."""
+    """The records ``length key=value`` of a pax extended header (POSIX.1-2017, pax)."""
     while data:
         digits, space, _rest = data[:21].partition(b" ")
         if not space or not digits.isdigit():

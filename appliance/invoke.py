@@ -1,0 +1,212 @@
+"""One call, end to end: intent on record, a sandbox on lease, the exchange, outcome on record.
+
+Owns: the order of these steps, and that no reply leaves before its outcome is durable.
+Never: parses HTTP, decides who may call, or talks to Podman.
+Read next: ``provision``, ``store.ledger``, ``sandbox.pool``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from appliance import clock, config, provision
+from appliance.errors import ApplianceError, Gone, TooLarge
+from appliance.events import CallIntent, CallOutcome
+from appliance.metrics import Metrics
+from appliance.records import Entry, Version
+from appliance.sandbox.pool import Pool
+from appliance.sandbox.spec import Reply, Request
+from appliance.store import Store
+
+_log = logging.getLogger(__name__)
+_DIGEST_LABEL = "call-digest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A call that succeeded: the model's answer and where it is recorded."""
+
+    reply: bytes
+    content_type: str
+    number: int
+    audit_seq: int
+    cold: bool
+    total_us: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Course:
+    """What is known about a call so far; written to the ledger when it ends."""
+
+    started_ns: int
+    cold: bool = False
+    queue_us: int = 0
+    load_us: int = 0
+    sandbox_id: str = ""
+    reply: Reply | None = None
+
+
+class Invoker:
+    """Runs calls against versions; one per unsealed node."""
+
+    def __init__(
+        self, store: Store, pool: Callable[[], Pool], settings: config.Sandbox, metrics: Metrics
+    ) -> None:
+        """Args: ``pool`` returns the pool, or raises the problem that keeps sandboxes away."""
+        self._store = store
+        self._pool = pool
+        self._settings = settings
+        self._metrics = metrics
+
+    async def run(
+        self,
+        *,
+        principal_id: str,
+        request_id: str,
+        version: Version,
+        content_type: str,
+        body: bytes,
+    ) -> Outcome:
+        """The model's answer to one request.
+
+        Args:
+            principal_id: who calls, for the audit.
+            request_id: the caller-visible id of this request; becomes the call id.
+            version: the version to call.
+            content_type: media type of ``body``, handed to the model unread.
+            body: the request, at most the version's ``body_bytes_max`` bytes.
+
+        Raises:
+            Gone: the version is retired.
+            TooLarge: the body is over the version's limit.
+            GuestError: the model failed; ``extensions`` has ``audit_seq``.
+            StateError: no sandbox can be had now; ``extensions`` has ``audit_seq``.
+        Audit: call.intent before the model sees the body, call.outcome before this returns.
+        """
+        limits = version.manifest.limits
+        if version.retired_ns:
+            raise Gone(f"Version {version.number} is retired.", number=version.number)
+        if len(body) > limits.body_bytes_max:
+            raise TooLarge(f"The body is over this version's {limits.body_bytes_max} bytes.")
+        course = _Course(started_ns=clock.monotonic_ns())
+        intent = await self._intend(principal_id, request_id, version, body)
+        request = Request(
+            id=clock.new_id("call"),
+            content_type=content_type,
+            body=body,
+            timeout_ms=limits.invoke_timeout_ms,
+            reply_bytes_max=limits.reply_bytes_max,
+        )
+        try:
+            reply = await self._exchange(course, version, request)
+        except ApplianceError as error:
+            outcome = await self._conclude(course, intent, version, error.slug, error.status)
+            error.extensions.setdefault("audit_seq", outcome.seq)
+            error.extensions.setdefault("model_version", version.number)
+            raise
+        except asyncio.CancelledError:
+            # The caller hung up: the record is still owed, so it must outlive the cancellation.
+            await asyncio.shield(self._conclude(course, intent, version, "cancelled", 499))
+            raise
+        except Exception:
+            await self._conclude(course, intent, version, "internal", 500)
+            raise
+        outcome = await self._conclude(course, intent, version, "ok", 200)
+        return Outcome(
+            reply=reply.body,
+            content_type=reply.content_type,
+            number=version.number,
+            audit_seq=outcome.seq,
+            cold=course.cold,
+            total_us=_elapsed_us(course.started_ns),
+        )
+
+    async def close_open_intents(self) -> int:
+        """Conclude calls whose process died, as ``unknown``; returns how many there were."""
+        boot = self._store.ledger.boot
+        orphans = await self._store.queries.open_intents(boot)
+        for entry in orphans:
+            event = entry.event or {}
+            await self._store.ledger.append(
+                CallOutcome(
+                    call_id=str(event.get("call_id", "")),
+                    intent_seq=entry.seq,
+                    model_id=str(event.get("model_id", "")),
+                    number=int(event.get("number", 0)),
+                    code="unknown",
+                    status=0,
+                    reply_digest="",
+                    reply_bytes=0,
+                    cold=False,
+                    queue_us=0,
+                    load_us=0,
+                    compute_us=0,
+                    total_us=0,
+                    sandbox_id="",
+                ),
+                tenant_id=entry.tenant_id,
+                actor="appliance",
+                object=entry.object,
+            )
+        return len(orphans)
+
+    async def _intend(
+        self, principal_id: str, request_id: str, version: Version, body: bytes
+    ) -> Entry:
+        digest = self._store.keyring.digest(version.tenant_id, _DIGEST_LABEL, body)
+        event = CallIntent(
+            call_id=request_id,
+            model_id=version.model_id,
+            number=version.number,
+            request_digest=digest,
+            request_bytes=len(body),
+        )
+        (entry,) = await self._store.ledger.append(
+            event, tenant_id=version.tenant_id, actor=principal_id, object=version.model_id
+        )
+        return entry
+
+    async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
+        spec = provision.spec_from_version(version, self._settings)
+        files = provision.files_of_version(self._store, version)
+        async with self._pool().lease(spec, files) as lease:
+            course.cold, course.sandbox_id = lease.cold, lease.sandbox_id
+            course.queue_us, course.load_us = lease.queue_us, lease.load_us
+            course.reply = await lease.request(request)
+        return course.reply
+
+    async def _conclude(
+        self, course: _Course, intent: Entry, version: Version, code: str, status: int
+    ) -> Entry:
+        reply = course.reply
+        digest = self._store.keyring.digest(
+            version.tenant_id, _DIGEST_LABEL, reply.body if reply else b""
+        )
+        event = CallOutcome(
+            call_id=str((intent.event or {}).get("call_id", "")),
+            intent_seq=intent.seq,
+            model_id=version.model_id,
+            number=version.number,
+            code=code,
+            status=status,
+            reply_digest=digest if reply else "",
+            reply_bytes=len(reply.body) if reply else 0,
+            cold=course.cold,
+            queue_us=course.queue_us,
+            load_us=course.load_us,
+            compute_us=reply.compute_us if reply else 0,
+            total_us=_elapsed_us(course.started_ns),
+            sandbox_id=course.sandbox_id,
+        )
+        (entry,) = await self._store.ledger.append(
+            event, tenant_id=version.tenant_id, actor=intent.actor, object=version.model_id
+        )
+        self._metrics.call_ended(code=code, cold=course.cold, total_us=event.total_us)
+        return entry
+
+
+def _elapsed_us(started_ns: int) -> int:
+    return (clock.monotonic_ns() - started_ns) // 1000

@@ -1,0 +1,198 @@
+"""Registration: an upload becomes an immutable version, or nothing at all.
+
+Owns: the steps of a registration and their order: receive, check, build, try, register.
+Never: parses HTTP or decides who may register; changes a version once it exists.
+Read next: ``archive``, ``manifest``, ``sandbox.dependencies``, ``store.registry``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from appliance import archive, clock, config, manifest, provision
+from appliance.errors import (
+    DiskFull,
+    GuestError,
+    LoadFailed,
+    ManifestInvalid,
+    UnsupportedMedia,
+)
+from appliance.records import Artifact, Manifest, Tenant, Version, require_name
+from appliance.sandbox import dependencies, images
+from appliance.sandbox.executor import Executor
+from appliance.sandbox.pool import Pool
+from appliance.store import Store
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str, str, float], None]
+"""Called with (step, detail, fraction 0..1) as a registration advances."""
+
+_BATCH_BYTES = 1024 * 1024
+_GZIP_BATCH_BYTES = 128 * 1024  # at the largest ratio accepted, 12.5 MiB come out of one batch
+_MEDIA_TYPES = {
+    "application/x-tar": False,
+    "application/gzip": True,
+    "application/x-gzip": True,
+    "application/x-gtar": True,
+}
+
+
+class Lifecycle:
+    """Registers versions; one per unsealed node."""
+
+    def __init__(
+        self,
+        store: Store,
+        pool: Callable[[], Pool],
+        executor: Callable[[], Executor],
+        settings: config.Settings,
+    ) -> None:
+        """Args: ``pool`` and ``executor`` raise the problem that keeps sandboxes away, if any."""
+        self._store = store
+        self._pool = pool
+        self._executor = executor
+        self._settings = settings
+        self._data_dir = Path(settings.paths.data_dir)
+
+    async def register(
+        self,
+        *,
+        principal_id: str,
+        tenant: Tenant,
+        model_name: str,
+        media_type: str,
+        chunks: AsyncIterator[bytes],
+        progress: Progress = lambda _step, _detail, _fraction: None,
+    ) -> Version:
+        """A new version made from an uploaded archive, after it proved that it loads.
+
+        Args:
+            principal_id: who registers, for the audit.
+            tenant: the owner.
+            model_name: an existing model's name, or a new one that is then created.
+            media_type: ``application/x-tar`` or ``application/gzip``.
+            chunks: the archive as it arrives.
+            progress: told about each step.
+
+        Raises:
+            UnsupportedMedia, ArchiveRejected, TooLarge, ManifestInvalid: the upload is refused.
+            BuildFailed: a requirement cannot be installed.
+            LoadFailed: the model does not load; ``extensions["stderr"]`` has its last lines.
+            StateError, HostError: the appliance cannot build or try the model now.
+        Audit: model.created (new name), version.registered, alias.set (first version), one frame.
+        """
+        require_name(model_name, "model")
+        if media_type not in _MEDIA_TYPES:
+            raise UnsupportedMedia(
+                f"'{media_type[:80]}' is not an archive type accepted here.",
+                hint="Send application/x-tar or application/gzip; 'appliance model push' does.",
+            )
+        self._require_room()
+        progress("receive", "reading the archive", 0.0)
+        artifact, declared = await self._receive(tenant, chunks, is_gzip=_MEDIA_TYPES[media_type])
+        runtime = images.require(self._data_dir, declared.runtime)
+        deps_key = ""
+        if declared.requirements:
+            progress("build", "installing dependencies", 0.2)
+            deps_key = await dependencies.ensure(
+                self._executor(),
+                runtime,
+                declared.requirements,
+                self._settings.build,
+                lambda detail, fraction: progress("build", detail, 0.2 + 0.6 * fraction),
+            )
+        draft = Version(
+            model_id=clock.new_id("try"),
+            tenant_id=tenant.id,
+            number=0,
+            manifest=declared,
+            artifact=artifact,
+            runtime_digest=runtime.digest,
+            deps_key=deps_key,
+            created_ns=clock.now_ns(),
+            created_by=principal_id,
+        )
+        progress("try", "loading the model in a sandbox", 0.8)
+        await self._try(draft)
+        progress("register", "writing the version", 0.95)
+        return await self._store.registry.register_version(
+            tenant_id=tenant.id,
+            model_name=model_name,
+            manifest=declared,
+            artifact=artifact,
+            runtime_digest=runtime.digest,
+            deps_key=deps_key,
+            actor=principal_id,
+        )
+
+    async def _receive(
+        self, tenant: Tenant, chunks: AsyncIterator[bytes], *, is_gzip: bool
+    ) -> tuple[Artifact, Manifest]:
+        """Stream the upload through the parser into a sealed blob; nothing is kept on failure."""
+        http = self._settings.http
+        reader = archive.Reader(
+            archive.Limits(bytes_max=http.upload_bytes_max, files_max=http.upload_files_max),
+            is_gzip=is_gzip,
+        )
+        async with self._store.blobs.writer(tenant.id) as writer:
+            async for batch in _batched(chunks, _GZIP_BATCH_BYTES if is_gzip else _BATCH_BYTES):
+                # Hashing and inflating a megabyte would hold the event loop for milliseconds.
+                pieces = await asyncio.to_thread(lambda data=batch: list(reader.feed(data)))
+                await writer.write(b"".join(pieces))
+            tail, listing = reader.finish()
+            await writer.write(tail)
+            declared = manifest.parse(listing.captured)
+            self._require_modest(declared)
+            blob = await writer.commit()
+        return Artifact(blob=blob, files=listing.files), declared
+
+    async def _try(self, draft: Version) -> None:
+        """Load the draft once in a sandbox of its own, which is then destroyed.
+
+        Raises:
+            LoadFailed: it did not load, whatever way it failed.
+        """
+        spec = provision.spec_from_version(draft, self._settings.sandbox)
+        pool = self._pool()
+        try:
+            async with pool.lease(spec, provision.files_of_version(self._store, draft)):
+                pass
+        except GuestError as error:
+            raise LoadFailed(
+                error.detail, hint=error.hint, stderr=list(error.stderr), cause=error.slug
+            ) from error
+        finally:
+            await pool.evict(spec.version_key)
+
+    def _require_modest(self, declared: Manifest) -> None:
+        ceiling = self._settings.sandbox.memory_bytes_max
+        if declared.resources.memory_bytes > ceiling:
+            raise ManifestInvalid(
+                f"resources.memory_mb asks for {declared.resources.memory_bytes >> 20} MiB; "
+                f"this appliance gives a version at most {ceiling >> 20} MiB.",
+                hint="Lower it, or have IT raise sandbox.memory_bytes_max.",
+            )
+
+    def _require_room(self) -> None:
+        free = self._store.free_bytes()
+        if free < self._settings.store.free_bytes_min:
+            raise DiskFull(
+                "The data folder's disk is nearly full, so no upload is taken.",
+                hint=f"Free space on the disk of {self._data_dir}.",
+            )
+
+
+async def _batched(chunks: AsyncIterator[bytes], size_bytes: int) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of about ``size_bytes``."""
+    held = bytearray()
+    async for chunk in chunks:
+        held += chunk
+        if len(held) >= size_bytes:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)

@@ -1,0 +1,404 @@
+"""The life of the process: uninitialised, sealed, ready, draining.
+
+Owns: the state, what exists in each state, and the order in which parts start and stop.
+Never: knows HTTP or the command line; runs calls itself.
+Read next: ``invoke`` and ``lifecycle`` (what a ready node offers), ``app`` (who makes it).
+
+    uninitialised --initialise--> sealed --unseal--> ready --seal--> sealed
+    any --drain--> draining --close--> gone
+
+A node without working sandboxes is still ready: the registry and the audit answer, every call
+gets the reason, and the start of the executor is tried again in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from appliance import __version__, clock, config, doctor
+from appliance.errors import (
+    AlreadyInitialised,
+    ApplianceError,
+    Draining,
+    PodmanUnavailable,
+    Sealed,
+    Uninitialised,
+)
+from appliance.events import (
+    AuditVerified,
+    BackupMade,
+    Initialised,
+    LimitsProbed,
+    SealedAgain,
+    Unsealed,
+)
+from appliance.invoke import Invoker
+from appliance.lifecycle import Lifecycle
+from appliance.metrics import Metrics
+from appliance.sandbox import images
+from appliance.sandbox.executor import Executor, open_executor
+from appliance.sandbox.pool import Pool
+from appliance.store import Store, seal
+
+_log = logging.getLogger(__name__)
+_RETRY_S = 30.0
+_ACTOR = "appliance"
+
+State = Literal["uninitialised", "sealed", "ready", "draining"]
+ExecutorFactory = Callable[[], Executor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What exists only while the node is unsealed."""
+
+    store: Store
+    invoker: Invoker
+    lifecycle: Lifecycle
+    pool: Callable[[], Pool]
+
+
+class Node:
+    """One appliance process; made sealed, used from one event loop."""
+
+    def __init__(
+        self,
+        settings: config.Settings,
+        *,
+        explained: tuple[config.Explained, ...] = (),
+        executor_factory: ExecutorFactory | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """Make a node that has touched nothing yet.
+
+        Args:
+            settings: the settings in force.
+            explained: where each setting came from, for ``explain``.
+            executor_factory: makes the execution engine; rootless Podman by default.
+            metrics: counters to report to; fresh ones by default.
+        """
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.instance = clock.new_id("node")
+        self.data_dir = Path(settings.paths.data_dir)
+        self._explained = explained
+        self._executor_factory = executor_factory or self._podman
+        self._started_ns = clock.monotonic_ns()
+        self._change = asyncio.Lock()
+        self._draining = False
+        self._services: Services | None = None
+        self._executor: Executor | None = None
+        self._pool: Pool | None = None
+        self._sandbox_problem: ApplianceError | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._is_initialised = seal.is_initialised(self.data_dir)
+
+    @property
+    def state(self) -> State:
+        """Where in its life the node is."""
+        if self._draining:
+            return "draining"
+        if not self._is_initialised:
+            return "uninitialised"
+        return "ready" if self._services else "sealed"
+
+    @property
+    def services(self) -> Services:
+        """The parts of an unsealed node.
+
+        Raises:
+            Uninitialised, Sealed, Draining: there are none in this state.
+        """
+        if self._services and not self._draining:
+            return self._services
+        if self._draining:
+            raise Draining("The appliance is shutting down.")
+        if not self._is_initialised:
+            raise Uninitialised("This appliance was never initialised.", hint="appliance init")
+        raise Sealed("This appliance is sealed.", hint="appliance unseal")
+
+    async def start(self) -> None:
+        """Unseal by the configured key file, if there is one; otherwise stay sealed.
+
+        Raises:
+            UnsealFailed, StoreCorrupt, DataDirBusy: the configured key file did not lead to a
+                ready node.
+        """
+        if self._is_initialised and self.settings.unseal.key_file:
+            await self.unseal(key_file=Path(self.settings.unseal.key_file))
+
+    async def initialise(
+        self, *, passphrase: str | None = None, key_file: Path | None = None
+    ) -> None:
+        """Create the data folder and open it.
+
+        Raises:
+            AlreadyInitialised: it exists; nothing is changed.
+        """
+        async with self._change:
+            if self._is_initialised:
+                raise AlreadyInitialised("This data folder is initialised already.")
+            root = await asyncio.to_thread(
+                seal.initialise, self.data_dir, passphrase=passphrase, key_file=key_file
+            )
+            self._is_initialised = True
+            await self._open(root)
+
+    async def unseal(self, *, passphrase: str | None = None, key_file: Path | None = None) -> None:
+        """Open the root key with one secret and bring everything up; no-op when ready.
+
+        Raises:
+            Uninitialised: there is nothing to unseal.
+            UnsealFailed: the secret opens no slot.
+            StoreCorrupt: the store fails verification; the node stays sealed.
+        Audit: appliance.unsealed, limits.probed.
+        """
+        async with self._change:
+            if self.state == "ready":
+                return
+            if not self._is_initialised:
+                raise Uninitialised("This appliance was never initialised.", hint="appliance init")
+            if self._draining:
+                raise Draining("The appliance is shutting down.")
+            root = await asyncio.to_thread(
+                seal.unseal, self.data_dir, passphrase=passphrase, key_file=key_file
+            )
+            await self._open(root)
+
+    async def seal(self, reason: str = "command") -> None:
+        """Finish running calls, drop every key from memory and serve health and unseal only.
+
+        Audit: appliance.sealed.
+        """
+        async with self._change:
+            await self._close(reason)
+
+    async def drain(self) -> None:
+        """Take no new work from now on; what runs goes on."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Stop every part in order; the node is gone afterwards. Idempotent."""
+        self._draining = True
+        async with self._change:
+            await self._close("shutdown")
+
+    def explain(self) -> tuple[config.Explained, ...]:
+        """Every setting with its origin."""
+        return self._explained
+
+    def sandbox_problem(self) -> ApplianceError | None:
+        """What keeps sandboxes from running now, if anything."""
+        return self._sandbox_problem
+
+    async def status(self) -> dict[str, Any]:
+        """The node's own facts, for the console and ``appliance status``; no tenant's data."""
+        usage = await asyncio.to_thread(shutil.disk_usage, _existing(self.data_dir))
+        runtimes = await asyncio.to_thread(images.installed, self.data_dir)
+        services = self._services
+        executor = self._executor
+        return {
+            "version": __version__,
+            "state": self.state,
+            "instance": self.instance,
+            "pid": os.getpid(),
+            "uptime_s": (clock.monotonic_ns() - self._started_ns) // 1_000_000_000,
+            "data_dir": str(self.data_dir),
+            "limits": asdict(executor.limits) if executor and not self._sandbox_problem else None,
+            "podman": executor.info() if executor and not self._sandbox_problem else None,
+            "sandbox_problem": self._sandbox_problem.detail if self._sandbox_problem else "",
+            "runtimes": [{"name": r.name, "digest": r.digest} for r in runtimes],
+            "ledger": _ledger_status(services.store) if services else None,
+            "sandboxes": len(self._pool.list()) if self._pool else 0,
+            "disk": {"free_bytes": usage.free, "total_bytes": usage.total},
+            "slots": [
+                {"name": slot.name, "kind": slot.kind}
+                for slot in (seal.slots(self.data_dir) if self._is_initialised else ())
+            ],
+        }
+
+    async def checks(self) -> tuple[doctor.Check, ...]:
+        """The host's checks and, when unsealed, the state of ledger and sandboxes."""
+        found = list(await asyncio.to_thread(doctor.checks, self.settings))
+        services = self._services
+        if services:
+            state = services.store.ledger.state
+            found.append(
+                doctor.Check(
+                    name="ledger",
+                    status="ok" if state == "ok" else "fail",
+                    detail=f"{services.store.ledger.head.size} entries, {state}",
+                    fix="" if state == "ok" else "restart the appliance; it verifies and recovers",
+                )
+            )
+            found.append(self._limits_check())
+        return tuple(found)
+
+    async def verify_audit(
+        self, actor: str, progress: Callable[[int, int], None] | None = None
+    ) -> Any:
+        """Verify the whole ledger from disk.
+
+        Returns:
+            The store's ``VerifyReport``.
+        Audit: audit.verified.
+        """
+        store = self.services.store
+        report = await store.verify(progress)
+        await store.ledger.append(AuditVerified(entries=report.entries, ok=report.ok), actor=actor)
+        return report
+
+    async def backup(self, path: Path, actor: str) -> Any:
+        """Write a backup file; returns the store's ``BackupReport``. Audit: backup.made."""
+        store = self.services.store
+        report = await store.backup(path)
+        await store.ledger.append(BackupMade(name=path.name, digest=report.digest), actor=actor)
+        return report
+
+    def _podman(self) -> Executor:
+        return open_executor(
+            self.settings.sandbox,
+            run_dir=Path(self.settings.paths.run_dir),
+            data_dir=self.data_dir,
+        )
+
+    async def _open(self, root: seal.RootKey) -> None:
+        is_new = not (self.data_dir / "ledger").exists()
+        store = await Store.open(self.data_dir, root, self.settings.store)
+        try:
+            if is_new:
+                slots = tuple(slot.name for slot in seal.slots(self.data_dir))
+                await store.ledger.append(Initialised(slots=slots), actor=_ACTOR)
+            await store.ledger.append(Unsealed(slot=root.slot, version=__version__), actor=_ACTOR)
+            invoker = Invoker(store, self._require_pool, self.settings.sandbox, self.metrics)
+            lifecycle = Lifecycle(store, self._require_pool, self._require_executor, self.settings)
+            services = Services(
+                store=store, invoker=invoker, lifecycle=lifecycle, pool=self._require_pool
+            )
+            await self._start_executor(store)
+        except BaseException:
+            await store.close()
+            raise
+        self._services = services
+        self._spawn(self._settle(invoker))
+        if self._sandbox_problem:
+            self._spawn(self._retry_executor(store))
+
+    async def _settle(self, invoker: Invoker) -> None:
+        """Conclude the calls a dead predecessor left open."""
+        count = await invoker.close_open_intents()
+        if count:
+            _log.warning("%d calls of an earlier run had no outcome; recorded as unknown", count)
+
+    async def _start_executor(self, store: Store) -> None:
+        executor = self._executor_factory()
+        try:
+            await executor.start()
+        except ApplianceError as error:
+            _log.warning("sandboxes cannot run: %s", error.detail)
+            self._sandbox_problem = error
+            with contextlib.suppress(Exception):
+                await executor.close()
+            return
+        self._sandbox_problem = None
+        self._executor = executor
+        self._pool = Pool(executor, self.settings.sandbox)
+        limits = executor.limits
+        await store.ledger.append(
+            LimitsProbed(
+                level=limits.level,
+                mechanism=limits.mechanism,
+                accepted=self.settings.sandbox.accept_supervised_limits,
+            ),
+            actor=_ACTOR,
+        )
+
+    async def _retry_executor(self, store: Store) -> None:
+        while self._sandbox_problem:
+            await asyncio.sleep(_RETRY_S)
+            async with self._change:
+                if self._services is None or self._draining:
+                    return
+                await self._start_executor(store)
+
+    def _require_pool(self) -> Pool:
+        if self._pool is None:
+            raise self._missing()
+        return self._pool
+
+    def _require_executor(self) -> Executor:
+        if self._executor is None:
+            raise self._missing()
+        return self._executor
+
+    def _missing(self) -> ApplianceError:
+        known = self._sandbox_problem
+        if known:
+            return type(known)(known.detail, hint=known.hint)
+        return PodmanUnavailable("No sandbox can run now.", hint="appliance doctor")
+
+    def _limits_check(self) -> doctor.Check:
+        if self._executor is None:
+            problem = self._missing()
+            return doctor.Check(
+                name="sandboxes", status="fail", detail=problem.detail, fix=problem.hint
+            )
+        limits = self._executor.limits
+        return doctor.Check(
+            name="limits",
+            status={"enforced": "ok", "supervised": "warn", "none": "fail"}[limits.level],
+            detail=f"{limits.level} by {limits.mechanism}: {limits.detail}",
+            fix="" if limits.level == "enforced" else "boot with cgroup version 2",
+        )
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception():
+            _log.error("background work failed", exc_info=task.exception())
+
+    async def _close(self, reason: str) -> None:
+        services, self._services = self._services, None
+        if services is None:
+            return
+        for task in tuple(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        pool, self._pool = self._pool, None
+        executor, self._executor = self._executor, None
+        if pool:
+            await pool.close(timeout_s=self.settings.http.drain_timeout_s)
+        if executor:
+            await executor.close()
+        self._sandbox_problem = None
+        with contextlib.suppress(ApplianceError):
+            await services.store.ledger.append(SealedAgain(reason=reason), actor=_ACTOR)
+        await services.store.close()
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _ledger_status(store: Store) -> dict[str, Any]:
+    head = store.ledger.head
+    return {
+        "seq": head.size,
+        "root": head.root_hex,
+        "applied_seq": store.queries.applied_seq,
+        "state": store.ledger.state,
+    }

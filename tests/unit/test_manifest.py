@@ -1,0 +1,94 @@
+"""A manifest error names the file, the key and the line; a good one fills in every default."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance import manifest
+from appliance.errors import ManifestInvalid
+
+GOOD = b"""\
+runtime = "python3.11"
+entry = "model:Model"
+requirements = ["numpy==2.0.0"]
+
+[resources]
+memory_mb = 256
+
+[lineage]
+data = ["wine 2020"]
+
+[tags]
+team = "risk"
+"""
+
+
+def parse(text: bytes, **files: bytes) -> object:
+    return manifest.parse({"appliance.toml": text, **files})
+
+
+def test_units_are_converted_and_defaults_filled_in() -> None:
+    found = manifest.parse({"appliance.toml": GOOD})
+    assert found.resources.memory_bytes == 256 * 1024 * 1024
+    assert found.resources.pids == 64
+    assert found.limits.invoke_timeout_ms == 30_000
+    assert found.requirements == ("numpy==2.0.0",)
+    assert found.lineage.data == ("wine 2020",)
+    assert found.tags == {"team": "risk"}
+
+
+def test_a_missing_manifest_is_answered_with_an_example() -> None:
+    with pytest.raises(ManifestInvalid) as caught:
+        manifest.parse({})
+    assert 'entry = "model:Model"' in caught.value.hint
+
+
+BAD = {
+    "unknown key": (GOOD.replace(b"entry", b"entri", 1), ":2", "entri"),
+    "unknown key in a section": (
+        GOOD.replace(b"memory_mb", b"memroy_mb"),
+        "appliance.toml:6",
+        "resources.memroy_mb",
+    ),
+    "out of bounds": (GOOD.replace(b"256", b"1"), "appliance.toml:6", "resources.memory_mb"),
+    "wrong type": (GOOD.replace(b"256", b'"many"'), "appliance.toml:6", "resources.memory_mb"),
+    "bad entry": (GOOD.replace(b"model:Model", b"../x:y"), "appliance.toml:2", "entry"),
+    "unknown section": (GOOD + b"\n[limit]\nx = 1\n", "appliance.toml:14", "limit"),
+}
+
+
+@pytest.mark.parametrize(("text", "line", "key"), BAD.values(), ids=BAD)
+def test_a_bad_key_is_named_with_its_line(text: bytes, line: str, key: str) -> None:
+    with pytest.raises(ManifestInvalid) as caught:
+        parse(text)
+    assert line in caught.value.detail
+    assert key in caught.value.detail
+    assert caught.value.fields
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(ManifestInvalid, match="entry"):
+        parse(b'runtime = "python3.11"\n')
+
+
+HOSTILE = {
+    "not toml": b"{",
+    "not utf-8": b"\xff\xfe",
+    "deep nesting": b"a = " + b"[" * 100_000,
+    "long integer": b"a = " + b"9" * 100_000,
+    "nan": GOOD.replace(b"256", b"nan"),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_is_a_manifest_problem_and_nothing_else(text: bytes) -> None:
+    with pytest.raises(ManifestInvalid):
+        parse(text)
+
+
+def test_a_requirements_file_is_read_from_the_archive() -> None:
+    text = GOOD.replace(b'["numpy==2.0.0"]', b'"requirements.txt"')
+    found = manifest.parse({"appliance.toml": text, "requirements.txt": b"scipy==1.0\n"})
+    assert found.requirements == ("scipy==1.0",)
+    with pytest.raises(ManifestInvalid, match=r"requirements\.txt"):
+        parse(text)
