@@ -1,0 +1,5 @@
+"""Skeleton."""
+
+
+class Projection:
+    """DuckDB projection."""
