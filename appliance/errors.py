@@ -121,6 +121,13 @@ class MethodNotAllowed(CallerError):
     slug, status, title = "method-not-allowed", 405, "Method not allowed"
 
 
+class BodyTimeout(CallerError):
+    """The request's body did not arrive within the time it may take."""
+
+    slug, status, title = "body-timeout", 408, "Body came too slowly"
+    exit_code = EX_TEMPFAIL
+
+
 class NameTaken(CallerError):
     """The name is already in use."""
 

@@ -1,0 +1,414 @@
+"""HTTP mechanics: what a request is, how it is read, how an answer and a problem are written.
+
+Owns: ``Request``, ``Reply``, body limits and deadlines, strict JSON, query strings, ETags,
+problem documents, and the headers every answer carries.
+Never: routes, authenticates or knows a contract (``api``), or knows the server (``serve``).
+Read next: ``api.dispatch`` (the order things happen in), ``errors`` (the problems).
+
+Raw ASGI throughout: no middleware class wraps the path of a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from appliance.auth import Presented, Principal
+from appliance.auth.peer import Peer
+from appliance.errors import (
+    ApplianceError,
+    BodyTimeout,
+    FieldError,
+    GuestError,
+    InputInvalid,
+    Malformed,
+    NotFound,
+    TooLarge,
+    UnsupportedMedia,
+)
+from appliance.policy import NOT_FOUND
+from appliance.records import Tenant
+
+T = TypeVar("T")
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Write = Callable[[bytes], Awaitable[None]]
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+PROBLEM_JSON = "application/problem+json"
+JSON_BODY_MAX = 64 * 1024
+"""Largest JSON document of the management contracts, bytes."""
+
+UPLOAD_RATE_MIN = 64 * 1024
+"""Bytes a second below which an upload eventually runs out of time."""
+
+_CSP = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_ALWAYS: tuple[tuple[str, str], ...] = (
+    ("strict-transport-security", "max-age=31536000"),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+)
+# Every legal name in a path is made of these, so nothing in a path ever needs %-encoding.
+_PATH = re.compile(rb"/|(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+_MEDIA_TYPE = re.compile(
+    r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+(?:[ \t]*;[ \t]*[a-z0-9_-]+=(?:[\x21\x23-\x3a\x3c-\x5b"
+    r"\x5d-\x7e]+|\"[\x20\x21\x23-\x5b\x5d-\x7e]*\"))*",
+    re.IGNORECASE,
+)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer: either ``body`` as it is, or ``stream``, a function that writes piece by piece."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    stream: Callable[[Write], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request, past routing and authentication; ``S`` is what handlers work with.
+
+    ``tenant`` is the tenant named in the path, already checked to be visible to ``principal``.
+    """
+
+    id: str
+    method: str
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: tuple[tuple[bytes, bytes], ...]
+    principal: Principal
+    tenant: Tenant | None = None
+    receive: Receive
+    body_timeout_s: float = 60.0
+
+    def header(self, name: str) -> str:
+        """The value of a header (lower-case name), ``""`` if it did not come."""
+        return header(self.headers, name)
+
+    @property
+    def content_type(self) -> str:
+        """The media type with its parameters, lower-cased type, ``""`` if none was sent."""
+        return self.header("content-type").strip()
+
+    def is_accepted(self, media_type: str) -> bool:
+        """Whether the Accept header names this media type (``*/*`` does not count as naming it)."""
+        wanted = self.header("accept").lower()
+        return any(part.split(";")[0].strip() == media_type for part in wanted.split(","))
+
+    async def chunks(
+        self, limit_bytes: int, *, rate_min: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """The body in pieces as they arrive.
+
+        Args:
+            limit_bytes: most bytes accepted; a larger Content-Length is refused unread.
+            rate_min: bytes a second that each received byte buys in extra time; ``None`` for one
+                fixed deadline.
+
+        Raises:
+            TooLarge: the body is, or says it will be, larger than the limit.
+            BodyTimeout: it did not arrive in time.
+            Malformed: the caller hung up in the middle.
+            UnsupportedMedia: it is compressed.
+        """
+        require_length(self.headers, limit_bytes)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.body_timeout_s
+        received = 0
+        while True:
+            extra = received / rate_min if rate_min else 0.0
+            try:
+                async with asyncio.timeout_at(deadline + extra):
+                    message = await self.receive()
+            except TimeoutError:
+                raise BodyTimeout(
+                    f"The body did not arrive within {self.body_timeout_s:g} s."
+                ) from None
+            if message["type"] == "http.disconnect":
+                raise Malformed("The connection ended before the whole body arrived.")
+            piece = message.get("body", b"")
+            received += len(piece)
+            if received > limit_bytes:
+                raise too_large(limit_bytes)
+            if piece:
+                yield piece
+            if not message.get("more_body", False):
+                return
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body; raises like ``chunks``."""
+        pieces = [piece async for piece in self.chunks(limit_bytes)]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def json(self, shape: type[T], *, limit_bytes: int = JSON_BODY_MAX) -> T:
+        """The body as a JSON document of this shape; unknown members are refused.
+
+        Raises:
+            UnsupportedMedia: the content type is not JSON.
+            Malformed: it is not JSON (RFC 8259: NaN, a BOM and lone surrogates are not).
+            InputInvalid: it is JSON of another shape; the member at fault is named.
+        """
+        require_media(self.content_type, (JSON,))
+        return json_from_bytes(await self.body(limit_bytes), shape)
+
+    def int_query(self, name: str, *, default: int, low: int, high: int) -> int:
+        """A whole number from the query string, bounds included.
+
+        Raises:
+            InputInvalid: it is not one, or out of bounds.
+        """
+        text = self.query.get(name)
+        if text is None:
+            return default
+        if re.fullmatch(r"[0-9]{1,18}", text) and low <= int(text) <= high:
+            return int(text)
+        raise InputInvalid(
+            f"'{name}' is a whole number from {low} to {high}.",
+            fields=(FieldError(pointer=f"?{name}", detail=f"not from {low} to {high}"),),
+        )
+
+
+def header(headers: tuple[tuple[bytes, bytes], ...], name: str) -> str:
+    """The first value of a header (lower-case name) as text, ``""`` if it did not come."""
+    wanted = name.encode()
+    for key, value in headers:
+        if key == wanted:
+            return value.decode("latin-1")
+    return ""
+
+
+def presented_from_scope(scope: Scope) -> Presented:
+    """What the request shows about its caller."""
+    peer = (scope.get("state") or {}).get("peer")
+    return Presented(
+        authorization=tuple(
+            value.decode("latin-1") for key, value in scope["headers"] if key == b"authorization"
+        ),
+        query=scope["query_string"].decode("latin-1"),
+        peer=peer if isinstance(peer, Peer) else None,
+    )
+
+
+def is_plain_path(raw_path: bytes) -> bool:
+    """Whether a path is one we could have made: no %-escapes, empty or dot segments, or ``;``.
+
+    The router sees the decoded path; refusing every path that decoding would change means that
+    there is only one reading of it.
+    """
+    return len(raw_path) <= 2048 and bool(_PATH.fullmatch(raw_path))
+
+
+def query_from_bytes(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
+    """The query string's members; each known, each at most once.
+
+    Raises:
+        Malformed: it cannot be parsed, or a member is unknown or repeated.
+    """
+    if not raw:
+        return {}
+    try:
+        pairs = parse_qsl(
+            raw.decode("ascii"), keep_blank_values=True, strict_parsing=True,
+            errors="strict", max_num_fields=32,
+        )  # fmt: skip
+    except (ValueError, UnicodeDecodeError):
+        raise Malformed("The query string cannot be parsed.") from None
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in allowed:
+            known = ", ".join(f"'{each}'" for each in allowed) or "none"
+            raise Malformed(f"Unknown query parameter; known here: {known}.")
+        if name in found:
+            raise Malformed(f"Query parameter '{name}' came more than once.")
+        found[name] = value
+    return found
+
+
+def require_length(headers: tuple[tuple[bytes, bytes], ...], limit_bytes: int) -> None:
+    """Refuse from the headers alone a body that is too large or compressed."""
+    coding = header(headers, "content-encoding").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMedia("Compressed bodies (Content-Encoding) are not accepted.")
+    length = header(headers, "content-length")
+    if length and (not length.isascii() or not length.isdigit() or len(length) > 18):
+        raise Malformed("Content-Length is not a number.")
+    if length and int(length) > limit_bytes:
+        raise too_large(limit_bytes)
+
+
+def too_large(limit_bytes: int) -> TooLarge:
+    """The 413 of a limit; carries the limit as ``limit_bytes``."""
+    return TooLarge(
+        f"The body is larger than the {limit_bytes} bytes allowed here.", limit_bytes=limit_bytes
+    )
+
+
+def not_found() -> NotFound:
+    """The one 404: missing and not yours read the same."""
+    return NotFound(NOT_FOUND)
+
+
+def require_media(content_type: str, allowed: tuple[str, ...]) -> str:
+    """The bare media type, if it is one of these.
+
+    Raises:
+        UnsupportedMedia: it is another, or none was sent.
+    """
+    bare = content_type.split(";")[0].strip().lower()
+    if bare not in allowed:
+        raise UnsupportedMedia(
+            f"The body must be {' or '.join(allowed)}.",
+            hint=f"Content-Type: {allowed[0]}",
+        )
+    return bare
+
+
+def safe_media_type(text: str) -> str:
+    """A model's own content type if it is a well-formed one, else ``application/octet-stream``."""
+    return text if len(text) <= 256 and _MEDIA_TYPE.fullmatch(text) else "application/octet-stream"
+
+
+def json_from_bytes(body: bytes, shape: type[T]) -> T:
+    """A JSON document of this shape; raises like ``Request.json``."""
+    try:
+        return msgspec.json.decode(body, type=shape, strict=True)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at `$")
+        pointer = re.sub(r"[.\[\]`]+", "/", place).rstrip("/")
+        raise InputInvalid(
+            f"{text.replace('`', chr(39))}.",
+            fields=(FieldError(pointer=pointer or "", detail=text.replace("`", "'")),),
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        raise Malformed("The body is not a valid JSON document (RFC 8259).") from None
+
+
+def json_reply(
+    document: Any, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
+) -> Reply:
+    """A JSON answer."""
+    return Reply(status=status, body=_encode(document), headers=headers)
+
+
+def etag(material: bytes) -> str:
+    """A strong ETag of some bytes."""
+    return f'"{hashlib.sha256(material).hexdigest()[:32]}"'
+
+
+def is_match(condition: str, tag: str) -> bool:
+    """Whether an If-None-Match value names this ETag."""
+    names = [part.strip().removeprefix("W/") for part in condition.split(",")]
+    return condition.strip() == "*" or tag in names
+
+
+def revision_from_if_match(condition: str) -> int | None:
+    """The revision an If-Match header names, ``None`` without one.
+
+    Raises:
+        Malformed: it is not one quoted number.
+    """
+    if not condition:
+        return None
+    match = re.fullmatch(r'"([0-9]{1,18})"', condition.strip())
+    if match is None:
+        raise Malformed('If-Match is a quoted revision, such as "3".')
+    return int(match.group(1))
+
+
+def problem_document(
+    error: ApplianceError, request_id: str, *, is_owner: bool = False
+) -> dict[str, Any]:
+    """The RFC 9457 document of a problem.
+
+    Args:
+        error: what went wrong.
+        request_id: shown as ``instance``; leads to the ledger and the log.
+        is_owner: whether the caller may see what the model printed (``stderr``).
+    """
+    document: dict[str, Any] = {
+        "type": f"/problems/{error.slug}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": request_id,
+        "code": error.slug,
+    }
+    if error.hint:
+        document["hint"] = error.hint
+    if error.fields:
+        document["errors"] = [{"pointer": f.pointer, "detail": f.detail} for f in error.fields]
+    for name, value in error.extensions.items():
+        document.setdefault(name, value)
+    if is_owner and isinstance(error, GuestError) and error.stderr:
+        document["stderr"] = list(error.stderr)
+    return document
+
+
+def problem_reply(error: ApplianceError, request_id: str, *, is_owner: bool = False) -> Reply:
+    """The answer that reports a problem, with the headers its status calls for."""
+    headers: list[tuple[str, str]] = []
+    if error.status == 401:
+        headers.append(("www-authenticate", "Bearer"))
+    if error.status == 405 and "allow" in error.extensions:
+        headers.append(("allow", ", ".join(error.extensions["allow"])))
+    if error.retry_after_s is not None:
+        headers.append(("retry-after", str(error.retry_after_s)))
+    if "model_version" in error.extensions:
+        headers.append(("model-version", str(error.extensions["model_version"])))
+    if "audit_seq" in error.extensions:
+        headers.append(("audit-seq", str(error.extensions["audit_seq"])))
+    return Reply(
+        status=error.status,
+        body=_encode(problem_document(error, request_id, is_owner=is_owner)),
+        content_type=PROBLEM_JSON,
+        headers=tuple(headers),
+    )
+
+
+async def send_reply(reply: Reply, request_id: str, send: Send) -> None:
+    """Write an answer with the headers every answer carries."""
+    own = {name for name, _ in reply.headers}
+    headers = [(name, value) for name, value in _ALWAYS if name not in own]
+    headers += [("request-id", request_id), *reply.headers]
+    if "content-security-policy" not in own:
+        headers.append(("content-security-policy", _CSP))
+    if "cache-control" not in own:
+        headers.append(("cache-control", "no-store"))
+    if reply.status not in (204, 304):
+        headers.append(("content-type", reply.content_type))
+        if reply.stream is None:
+            headers.append(("content-length", str(len(reply.body))))
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    await send({"type": "http.response.start", "status": reply.status, "headers": raw})
+    if reply.stream is not None:
+
+        async def write(piece: bytes) -> None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+        await reply.stream(write)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    else:
+        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+
+@dataclass(slots=True, kw_only=True)
+class Front:
+    """What the listeners turned out to be; filled by ``serve``, shown by ``status``."""
+
+    url: str = ""
+    tls: dict[str, Any] = field(default_factory=dict)
+    ca_pem: str = ""
