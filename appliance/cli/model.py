@@ -1,0 +1,333 @@
+"""``appliance model``: push, list, show, call, rm.
+
+Owns: these commands, and the notation ``TENANT/NAME``, ``TENANT/NAME:3``, ``TENANT/NAME@live``.
+Never: loads a model or reads anything of it but its files' bytes.
+Read next: ``pack`` (what is uploaded), ``api.native`` (who answers).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from appliance.cli import pack
+from appliance.cli.client import Client, problem_from_document, segment
+from appliance.cli.context import Context, Group, pass_context
+from appliance.cli.output import Advance
+from appliance.cli.tenant import confirm
+from appliance.errors import ApplianceError, ConfigInvalid, Gone, InputInvalid, NotFound
+
+_REFERENCE = re.compile(r"^([a-z0-9-]+)/([a-z0-9-]+)(?::([0-9]+)|@([a-z0-9-]+))?$")
+_SAMPLES = ("rows.json", "sample.json", "example.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A model named on the command line; at most one of ``version`` and ``alias`` is set."""
+
+    tenant: str
+    name: str
+    version: str | None = None
+    alias: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The path of the model."""
+        return f"/api/v1/models/{segment(self.tenant)}/{segment(self.name)}"
+
+    @property
+    def target(self) -> str:
+        """The path of the version or alias named, else of the model."""
+        if self.version:
+            return f"{self.path}/versions/{self.version}"
+        return f"{self.path}/aliases/{segment(self.alias)}" if self.alias else self.path
+
+
+def reference(text: str, *, is_model: bool = False) -> Reference:
+    """``TENANT/NAME``, with ``:VERSION`` or ``@ALIAS`` unless ``is_model``.
+
+    Raises:
+        click.UsageError: it is written differently.
+    """
+    match = _REFERENCE.match(text)
+    if not match or (is_model and (match[3] or match[4])):
+        form = (
+            "TENANT/NAME" if is_model else "TENANT/NAME, TENANT/NAME:VERSION or TENANT/NAME@ALIAS"
+        )
+        raise click.UsageError(f"'{text}' does not name a model: write {form}")
+    return Reference(tenant=match[1], name=match[2], version=match[3], alias=match[4])
+
+
+@click.group(
+    cls=Group,
+    examples=(
+        "appliance model push ./my-model demo/my-model",
+        "appliance model call demo/my-model --data rows.json",
+        "appliance model show demo/my-model",
+    ),
+)
+def model() -> None:
+    """Models and their versions."""
+
+
+@model.command(
+    "push",
+    examples=(
+        "appliance model push examples/breast-cancer/model demo/breast-cancer",
+        "appliance --url https://localhost:8443 --api-key-file k model push . demo/x",
+    ),
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("name", metavar="TENANT/NAME")
+@click.option("--if-changed", is_flag=True, help="Do nothing if the newest version is the same.")
+@pass_context
+def push(context: Context, folder: Path, name: str, if_changed: bool) -> None:
+    """Register the files of FOLDER as the next version of a model.
+
+    The folder holds appliance.toml, which names the runtime and the entry point. Regular files
+    only; __pycache__ and .git stay behind; symbolic links are refused.
+    """
+    target = reference(name, is_model=True)
+    members = pack.scan(folder)
+    output = context.output
+    with context.client(timeout_s=1800) as client:
+        version = _unchanged(client, target, members) if if_changed else None
+        if version is not None:
+            output.say("unchanged: the newest version has the same files")
+        else:
+            with output.progress("push") as advance:
+                version = _upload(client, target, members, advance)
+        curl = curl_line(context, version.get("url", ""), _sample(folder))
+    number = version["version"]
+    output.data(
+        {**version, "curl": curl}, f"{name} version {number}\n{version.get('url', '')}\n{curl}"
+    )
+
+
+def _unchanged(
+    client: Client, target: Reference, members: tuple[pack.Member, ...]
+) -> dict[str, Any] | None:
+    """The newest ready version, if its files are the same."""
+    try:
+        items = client.get(f"{target.path}/versions")["items"]
+    except (NotFound, Gone):
+        return None
+    ready = [v for v in items if v.get("state", "ready") == "ready"]
+    if not ready:
+        return None
+    newest: dict[str, Any] = max(ready, key=lambda v: int(v["version"]))
+    if "files" not in newest:
+        newest = client.get(f"{target.path}/versions/{newest['version']}")
+    stored = {f["path"]: f["digest"] for f in newest["files"]}
+    return newest if stored == pack.digests(members) else None
+
+
+def _upload(
+    client: Client, target: Reference, members: tuple[pack.Member, ...], advance: Advance
+) -> dict[str, Any]:
+    total = pack.packed_bytes(members)
+    done = 0
+
+    def sent(count: int) -> None:
+        nonlocal done
+        done += count
+        advance(0.5 * done / total, f"uploading {total / 1e6:.1f} MB")
+
+    headers = {
+        "Content-Type": "application/x-tar",
+        "Content-Length": str(total),
+        "Accept": "application/x-ndjson",
+    }
+    content = pack.pack(members, sent)
+    with client.stream("POST", f"{target.path}/versions", content, headers) as reply:
+        return _registered(reply.iter_lines(), advance)
+
+
+def _registered(lines: Iterator[str], advance: Advance) -> dict[str, Any]:
+    """Follow the appliance's steps to the version it made, or raise the problem it met."""
+    for line in lines:
+        if not line.strip():
+            continue
+        item = json.loads(line)
+        if "problem" in item:
+            raise problem_from_document(item["problem"])
+        if "version" in item and not isinstance(item["version"], dict):
+            return dict(item)  # A server that answered with plain JSON instead of steps.
+        if "version" in item:
+            return dict(item["version"])
+        detail = item.get("detail") or item.get("step", "")
+        advance(0.5 + 0.5 * float(item.get("fraction") or 0.0), f"{item.get('step')}: {detail}")
+    raise ApplianceError(
+        "The appliance ended the upload without an answer.", hint="appliance status"
+    )
+
+
+def _sample(folder: Path) -> str:
+    for name in _SAMPLES:
+        for place in (folder, folder.parent):
+            if (place / name).is_file():
+                return f"@{place / name}"
+    return "'{}'"
+
+
+def curl_line(context: Context, url: str, data: str) -> str:
+    """The curl line that calls a version; the key stays in its file."""
+    where = context.where()
+    key = context.api_key_file or "KEY_FILE"
+    call = url if url.endswith("/invoke") else f"{url.rstrip('/')}/invoke"
+    return (
+        f"curl --cacert {where.ca_file or 'CA_FILE'} "
+        f'-H "Authorization: Bearer $(cat {key})" '
+        f"-H 'Content-Type: application/json' --data {data} {call}"
+    )
+
+
+@model.command("list", examples=("appliance model list", "appliance model list demo --json"))
+@click.argument("tenant", default="")
+@pass_context
+def list_(context: Context, tenant: str) -> None:
+    """List the models this key may see, of one tenant or of all."""
+    path = f"/api/v1/models/{segment(tenant)}" if tenant else "/api/v1/models"
+    with context.client() as client:
+        document = client.get(path)
+    context.output.table(
+        document,
+        document["items"],
+        (
+            ("TENANT", "tenant"),
+            ("NAME", "name"),
+            ("DESCRIPTION", "description"),
+            ("CREATED", "created_at"),
+        ),
+        empty="no models yet: appliance model push FOLDER TENANT/NAME",
+    )
+
+
+@model.command("show", examples=("appliance model show demo/x", "appliance model show demo/x:2"))
+@click.argument("name", metavar="TENANT/NAME[:VERSION]")
+@pass_context
+def show(context: Context, name: str) -> None:
+    """Show a model with its versions and aliases, or one version with its files."""
+    target = reference(name)
+    with context.client() as client:
+        if target.version or target.alias:
+            number = target.version or client.get(target.target)["version"]
+            version = client.get(f"{target.path}/versions/{number}")
+            context.output.data(version, _lines(version))
+            return
+        document = client.get(target.path)
+        document["versions"] = client.get(f"{target.path}/versions")["items"]
+        document["aliases"] = client.get(f"{target.path}/aliases")["items"]
+    if context.output.is_json:
+        context.output.data(document)
+        return
+    plain = {k: v for k, v in document.items() if k not in {"versions", "aliases"}}
+    context.output.data(plain, _lines(plain) + "\n")
+    names: dict[Any, list[str]] = {}
+    for alias in document["aliases"]:
+        names.setdefault(alias.get("version"), []).append(alias.get("alias") or alias.get("name"))
+    rows = [{**v, "aliases": names.get(v["version"], [])} for v in document["versions"]]
+    context.output.table(
+        rows,
+        rows,
+        (
+            ("VERSION", "version"),
+            ("STATE", "state"),
+            ("ALIASES", "aliases"),
+            ("RUNTIME", "runtime"),
+            ("BYTES", "size_bytes"),
+            ("CREATED", "created_at"),
+            ("BY", "created_by"),
+        ),
+    )
+
+
+def _lines(document: dict[str, Any]) -> str:
+    lines = []
+    for name, value in document.items():
+        if name == "files":
+            lines.append(f"{name:<14} {len(value)}")
+            lines += [
+                f"{'':<14} {f['path']}  {f['size_bytes']} bytes  {f['digest']}" for f in value
+            ]
+        elif value not in (None, "", [], {}):
+            text = (
+                json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+            )
+            lines.append(f"{name:<14} {text}")
+    return "\n".join(lines)
+
+
+@model.command(
+    "call",
+    examples=(
+        "appliance model call demo/x --data '[[1, 2, 3]]'",
+        "appliance model call demo/x@live --data rows.json",
+        "cat photo.png | appliance model call demo/x:3 --data - --content-type image/png",
+    ),
+)
+@click.argument("name", metavar="TENANT/NAME[:VERSION|@ALIAS]")
+@click.option("--data", default="-", show_default=True, help="A file, - for stdin, or JSON itself.")
+@click.option("--content-type", default="application/json", show_default=True)
+@pass_context
+def call(context: Context, name: str, data: str, content_type: str) -> None:
+    """Call a model once and print its answer."""
+    target = reference(name)
+    with context.client(timeout_s=900) as client:
+        reply = client.request(
+            "POST",
+            f"{target.target}/invoke",
+            content=_body(data),
+            headers={"Content-Type": content_type},
+        )
+    context.output.raw(reply.content)
+    context.output.say(
+        f"version {reply.headers.get('Model-Version', '?')}, "
+        f"audit entry {reply.headers.get('Audit-Seq', '?')}, "
+        f"request id {reply.headers.get('Request-Id', '?')}"
+    )
+
+
+def _body(data: str) -> bytes:
+    if data == "-":
+        return sys.stdin.buffer.read()
+    try:
+        if Path(data).is_file():
+            return Path(data).read_bytes()
+    except OSError as error:
+        if not data.lstrip().startswith(("{", "[", '"')):
+            raise ConfigInvalid(f"{data[:80]}: cannot be read: {error.strerror}.") from error
+    try:
+        json.loads(data)
+    except ValueError as error:
+        raise InputInvalid(
+            f"--data is neither a file nor JSON: {data[:80]!r}.",
+            hint="--data FILE or --data '{...}'",
+        ) from error
+    return data.encode()
+
+
+@model.command(
+    "rm",
+    examples=("appliance model rm demo/x:2      # retire one version", "appliance model rm demo/x"),
+)
+@click.argument("name", metavar="TENANT/NAME[:VERSION]")
+@click.option("--force", is_flag=True, help="Do not ask for the name again.")
+@pass_context
+def remove(context: Context, name: str, force: bool) -> None:
+    """Retire one version, or remove a model with all its versions."""
+    target = reference(name)
+    if target.alias:
+        raise click.UsageError("aliases are removed with: appliance alias rm TENANT/NAME ALIAS")
+    what = f"version {target.version} of {target.path[15:]}" if target.version else f"model {name}"
+    confirm(name, force=force, what=what)
+    with context.client() as client:
+        client.send("DELETE", target.target)
+    context.output.data({"removed": name}, f"removed {name}")

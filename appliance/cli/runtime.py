@@ -1,0 +1,69 @@
+"""``appliance runtime``: build, list.
+
+Owns: these commands.
+Never: pulls from a container registry; images are built from the distribution's packages.
+Read next: ``sandbox.images``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from appliance.cli.context import Context, Group, pass_context
+from appliance.cli.node import require_owner
+
+
+@click.group(
+    cls=Group,
+    examples=("appliance runtime build python3.11", "appliance runtime list"),
+)
+def runtime() -> None:
+    """Base images of the languages models are written in."""
+
+
+@runtime.command("list", examples=("appliance runtime list --json",))
+@pass_context
+def list_(context: Context) -> None:
+    """List the runtimes installed in the data folder."""
+    from appliance.sandbox import images
+
+    data_dir = Path(context.settings().paths.data_dir)
+    rows = [_row(r) for r in images.installed(data_dir)]
+    context.output.table(
+        {"items": rows},
+        rows,
+        (("RUNTIME", "runtime"), ("DIGEST", "digest"), ("FOLDER", "folder")),
+        empty="none installed: appliance runtime build python3.11",
+    )
+
+
+@runtime.command(
+    "build",
+    examples=("runuser -u appliance -- appliance runtime build python3.11",),
+)
+@click.argument("name", default="python3.11")
+@click.option("--data-dir", metavar="DIR", help="Data folder; default from the settings.")
+@pass_context
+def build(context: Context, name: str, data_dir: str | None) -> None:
+    """Build a base image with mmdebstrap; run it as the service user."""
+    if data_dir:
+        context.flags["paths.data_dir"] = data_dir
+    folder = context.settings().paths.data_dir
+    require_owner(folder, f"appliance runtime build {name}")
+    from appliance.sandbox import images
+
+    with context.output.progress(f"build {name}") as advance:
+        made = images.build(Path(folder), name, lambda step, fraction: advance(fraction, step))
+    row = _row(made)
+    context.output.data(row, f"{row['runtime']} is in {row['folder']}")
+
+
+def _row(found: Any) -> dict[str, str]:
+    return {
+        "runtime": str(getattr(found, "runtime", None) or getattr(found, "name", "")),
+        "digest": str(getattr(found, "digest", "")),
+        "folder": str(getattr(found, "folder", None) or getattr(found, "path", "")),
+    }
