@@ -1,0 +1,96 @@
+"""Counters, histograms and their text exposition.
+
+Owns: every metric, each in one registry per process (never the library's global one).
+Never: carries a tenant, model or key name: labels come from closed lists, so the size of a scrape
+does not grow with the number of tenants.
+Read next: ``api.health`` (serves the text), ``invoke`` and ``api.dispatch`` (report to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+GAUGES: Mapping[str, str] = {
+    "sandboxes": "Sandboxes that exist now.",
+    "sandbox_memory_bytes": "Memory all sandboxes use now.",
+    "ledger_seq": "Entries in the audit ledger.",
+    "ledger_lag": "Entries the query engine has not taken over yet.",
+    "ledger_dropped": "Refusals not recorded because the queue was full.",
+    "ready": "1 while the appliance is unsealed and serving, else 0.",
+    "disk_free_bytes": "Free bytes on the data folder's disk.",
+    "http_in_flight": "Requests being answered now.",
+}
+"""Gauge name to meaning; set at scrape time by whoever serves the text."""
+
+
+class Metrics:
+    """What the process counts; made by the composition root, handed to the parts that report."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry(auto_describe=True)
+        self._calls = Counter(
+            "appliance_calls", "Model calls by outcome code.", ("code",), registry=self._registry
+        )
+        self._cold = Counter(
+            "appliance_cold_starts", "Calls that had to wait for a new sandbox.",
+            registry=self._registry,
+        )  # fmt: skip
+        self._call_seconds = Histogram(
+            "appliance_call_seconds", "Duration of model calls, admission to recorded outcome.",
+            ("start",), buckets=_SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self._requests = Counter(
+            "appliance_requests", "HTTP requests by operation and status.",
+            ("operation", "status"), registry=self._registry,
+        )  # fmt: skip
+        self._request_seconds = Histogram(
+            "appliance_request_seconds", "Duration of HTTP requests, first byte to last.",
+            buckets=_SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self._crashes = Counter(
+            "appliance_incidents", "Requests that ended in an internal error.",
+            registry=self._registry,
+        )  # fmt: skip
+        self._gauges = {
+            name: Gauge(f"appliance_{name}", text, registry=self._registry)
+            for name, text in GAUGES.items()
+        }
+
+    def call_ended(self, *, code: str, cold: bool, total_us: int) -> None:
+        """Count a finished call.
+
+        Args:
+            code: ``ok`` or a problem slug (closed list).
+            cold: whether it waited for a new sandbox.
+            total_us: microseconds from admission to recorded outcome.
+        """
+        self._calls.labels(code).inc()
+        self._call_seconds.labels("cold" if cold else "warm").observe(total_us / 1e6)
+        if cold:
+            self._cold.inc()
+
+    def request_ended(self, *, operation: str, status: int, total_us: int) -> None:
+        """Count an answered HTTP request; ``operation`` is an operation id or ``unmatched``."""
+        self._requests.labels(operation, str(status)).inc()
+        self._request_seconds.observe(total_us / 1e6)
+
+    def incident(self) -> None:
+        """Count an internal error."""
+        self._crashes.inc()
+
+    def set_gauge(self, name: str, value: float) -> None:
+        """Set one of ``GAUGES``."""
+        self._gauges[name].set(value)
+
+    def add_in_flight(self, step: int) -> None:
+        """Count a request in (+1) or out (-1)."""
+        self._gauges["http_in_flight"].inc(step)
+
+    def text(self) -> bytes:
+        """The exposition, in ``CONTENT_TYPE``."""
+        return generate_latest(self._registry)
