@@ -144,19 +144,18 @@ def status_text(document: dict[str, Any]) -> str:
         ("certificate", f"{tls.get('fingerprint', '-')} until {tls.get('not_after', '-')}"),
         ("limits", f"{limits.get('level', '-')} ({limits.get('mechanism', '-')})"),
         ("", str(limits.get("detail", ""))),
+        ("sandboxes", document.get("sandbox_problem", "")),
         ("podman", f"{podman.get('version', '-')} with {podman.get('oci_runtime', '-')}"),
         ("runtimes", ", ".join(_runtime_name(r) for r in runtimes) or "none"),
         ("ledger", f"{ledger.get('state', '-')}, {ledger.get('seq', '-')} entries"),
-        ("sandboxes", str(document.get("sandboxes", "-"))),
+        ("running", f"{document.get('sandboxes', 0)} sandboxes"),
         ("disk free", f"{disk.get('free_bytes', 0) / 1e9:.1f} GB"),
     ]
     return "\n".join(f"{name:<12} {value}" for name, value in rows if value)
 
 
 def _runtime_name(runtime: Any) -> str:
-    if isinstance(runtime, dict):
-        return str(runtime.get("runtime") or runtime.get("name") or runtime)
-    return str(runtime)
+    return f"{runtime['name']} ({runtime['digest'][7:19]})"
 
 
 @click.command(

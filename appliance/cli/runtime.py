@@ -8,12 +8,15 @@ Read next: ``sandbox.images``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.node import require_owner
+
+if TYPE_CHECKING:
+    from appliance.sandbox import images
 
 
 @click.group(
@@ -35,7 +38,7 @@ def list_(context: Context) -> None:
     context.output.table(
         {"items": rows},
         rows,
-        (("RUNTIME", "runtime"), ("DIGEST", "digest"), ("FOLDER", "folder")),
+        (("RUNTIME", "name"), ("DIGEST", "digest"), ("BUILT", "built_at"), ("FOLDER", "rootfs")),
         empty="none installed: appliance runtime build python3.11",
     )
 
@@ -58,12 +61,13 @@ def build(context: Context, name: str, data_dir: str | None) -> None:
     with context.output.progress(f"build {name}") as advance:
         made = images.build(Path(folder), name, lambda step, fraction: advance(fraction, step))
     row = _row(made)
-    context.output.data(row, f"{row['runtime']} is in {row['folder']}")
+    context.output.data(row, f"{row['name']} is in {row['rootfs']}")
 
 
-def _row(found: Any) -> dict[str, str]:
+def _row(found: images.Runtime) -> dict[str, str]:
     return {
-        "runtime": str(getattr(found, "runtime", None) or getattr(found, "name", "")),
-        "digest": str(getattr(found, "digest", "")),
-        "folder": str(getattr(found, "folder", None) or getattr(found, "path", "")),
+        "name": found.name,
+        "digest": found.digest,
+        "built_at": found.built_at,
+        "rootfs": str(found.rootfs),
     }
