@@ -28,13 +28,16 @@ def runtime() -> None:
 
 
 @runtime.command("list", examples=("appliance runtime list --json",))
+@click.option("--data-dir", metavar="DIR", help="Data folder; default from the settings.")
 @pass_context
-def list_(context: Context) -> None:
+def list_(context: Context, data_dir: str | None) -> None:
     """List the runtimes installed in the data folder."""
+    if data_dir:
+        context.flags["paths.data_dir"] = data_dir
     from appliance.sandbox import images
 
-    data_dir = Path(context.settings().paths.data_dir)
-    rows = [_row(r) for r in images.installed(data_dir)]
+    folder = Path(context.settings().paths.data_dir)
+    rows = [_row(r) for r in images.installed(folder)]
     context.output.table(
         {"items": rows},
         rows,
