@@ -83,7 +83,7 @@ class Decision(Enum):
 
 
 class Policy:
-    """The loaded rules and their remembered answers; one per process, made by the composition root."""
+    """The loaded rules and their remembered answers; one per process."""
 
     def __init__(self, text: str | None = None) -> None:
         source = text if text is not None else _packaged_text()

@@ -108,7 +108,7 @@ class ApiKeyScheme:
         """
         if presented.query and _IN_QUERY.search(presented.query):
             raise Malformed(
-                "An API key never goes into the address, where logs would keep it; revoke that key.",
+                "An API key never goes into the address, where logs keep it; revoke that key.",
                 hint="Authorization: Bearer mak_...",
             )
         if not presented.authorization:

@@ -1,0 +1,18 @@
+"""The native contract, ``/api/v1``: one file per noun.
+
+Owns: the list of its operations.
+Never: holds logic; handlers are a few lines over ``store``, ``lifecycle`` and ``invoke``.
+Read next: ``tenants``, ``models``, ``calls``, ``audit``.
+"""
+
+from __future__ import annotations
+
+from appliance.api.native import audit, calls, models, tenants, uploads
+
+OPERATIONS = (
+    *tenants.OPERATIONS,
+    *models.OPERATIONS,
+    *uploads.OPERATIONS,
+    *calls.OPERATIONS,
+    *audit.OPERATIONS,
+)

@@ -1,0 +1,143 @@
+"""Calling a model: by its live alias, by a version, or by any alias.
+
+Owns: the three ways to address a call, and the headers of its answer.
+Never: parses a body; it goes to the model as it came.
+Read next: ``invoke`` (one call, end to end).
+"""
+
+from __future__ import annotations
+
+from appliance import wire
+from appliance.api.dispatch import Context
+from appliance.api.native.models import alias_of, model_of, version_of
+from appliance.api.operation import Operation
+from appliance.errors import (
+    BodyTimeout,
+    CapacityExhausted,
+    DiskFull,
+    Gone,
+    InvokeTimeout,
+    LimitsUnenforced,
+    LoadTimeout,
+    ModelRaised,
+    OutOfMemory,
+    PodmanUnavailable,
+    ReplyTooLarge,
+    RunnerCrashed,
+    RunnerProtocol,
+    TooLarge,
+    UnsupportedMedia,
+)
+from appliance.records import LIVE, Version
+from appliance.wire import Reply
+
+_FORM = "application/x-www-form-urlencoded"
+
+
+async def invoke(context: Context) -> Reply:
+    """Call the version the alias 'live' points at.
+
+    The body goes to the model as it came; the model's answer comes back as it left the model. The
+    headers Model-Version and Audit-Seq say which version answered and where it is recorded.
+    """
+    model = model_of(context)
+    alias = alias_of(context, model, LIVE)
+    version = context.snapshot.version(model.id, alias.number)
+    return await _invoke(context, version)
+
+
+async def invoke_version(context: Context) -> Reply:
+    """Call one version by its number."""
+    return await _invoke(context, version_of(context, model_of(context)))
+
+
+async def invoke_alias(context: Context) -> Reply:
+    """Call the version an alias points at."""
+    model = model_of(context)
+    alias = alias_of(context, model, context.request.params["alias"])
+    return await _invoke(context, context.snapshot.version(model.id, alias.number))
+
+
+async def _invoke(context: Context, version: Version | None) -> Reply:
+    if version is None:
+        raise wire.not_found()
+    if version.retired_ns:
+        raise Gone(f"Version {version.number} is retired.", number=version.number)
+    request = context.request
+    content_type = request.content_type or "application/octet-stream"
+    if content_type.split(";")[0].strip().lower() == _FORM:
+        raise UnsupportedMedia(
+            "Form bodies are not model input; say what the body is.",
+            hint="Content-Type: application/json",
+        )
+    limit = min(context.node.settings.http.body_bytes_max, version.manifest.limits.body_bytes_max)
+    body = await request.body(limit)
+    outcome = await context.services.invoker.run(
+        principal_id=context.principal.id,
+        request_id=request.id,
+        version=version,
+        content_type=content_type,
+        body=body,
+    )
+    return Reply(
+        body=outcome.reply,
+        content_type=wire.safe_media_type(outcome.content_type),
+        headers=(
+            ("model-version", str(outcome.number)),
+            ("audit-seq", str(outcome.audit_seq)),
+        ),
+    )
+
+
+_MODEL = "/api/v1/models/{tenant}/{model}"
+_PROBLEMS = (
+    Gone,
+    TooLarge,
+    UnsupportedMedia,
+    BodyTimeout,
+    ModelRaised,
+    RunnerCrashed,
+    RunnerProtocol,
+    ReplyTooLarge,
+    LoadTimeout,
+    InvokeTimeout,
+    OutOfMemory,
+    CapacityExhausted,
+    LimitsUnenforced,
+    PodmanUnavailable,
+    DiskFull,
+)
+_ANY = ("application/json", "text/plain", "application/octet-stream")
+
+OPERATIONS = (
+    Operation(
+        method="POST",
+        path=_MODEL + "/invoke",
+        permission="model:invoke",
+        handler=invoke,
+        summary="Call a model's live version",
+        body=_ANY,
+        reply=_ANY,
+        problems=_PROBLEMS,
+    ),
+    Operation(
+        method="POST",
+        path=_MODEL + "/versions/{version}/invoke",
+        permission="model:invoke",
+        handler=invoke_version,
+        summary="Call one version",
+        body=_ANY,
+        reply=_ANY,
+        problems=_PROBLEMS,
+    ),
+    Operation(
+        method="POST",
+        path=_MODEL + "/aliases/{alias}/invoke",
+        permission="model:invoke",
+        handler=invoke_alias,
+        summary="Call the version an alias points at",
+        body=_ANY,
+        reply=_ANY,
+        problems=_PROBLEMS,
+    ),
+)

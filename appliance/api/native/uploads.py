@@ -1,0 +1,149 @@
+"""Registering a version: an archive streams in, progress may stream out.
+
+Owns: the one upload operation and its two forms of answer.
+Never: looks into the archive (``archive``) or keeps a piece of it.
+Read next: ``lifecycle.register``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from appliance import wire
+from appliance.api import shapes
+from appliance.api.dispatch import Context
+from appliance.api.operation import Operation
+from appliance.errors import (
+    ApplianceError,
+    ArchiveRejected,
+    BodyTimeout,
+    BuildFailed,
+    DiskFull,
+    HostError,
+    LoadFailed,
+    ManifestInvalid,
+    RuntimeMissing,
+    TooLarge,
+    UnsupportedMedia,
+)
+from appliance.records import Version, require_name
+from appliance.wire import NDJSON, UPLOAD_RATE_MIN, Reply, Write, json_reply
+
+_log = logging.getLogger(__name__)
+_MEDIA_TYPES = ("application/x-tar", "application/gzip", "application/x-gzip", "application/x-gtar")
+_TAR_OVERHEAD = 4096
+_encode = msgspec.json.Encoder().encode
+
+
+async def register(context: Context) -> Reply:
+    """Register a version from a tar or tar.gz archive with an ``appliance.toml`` at its root.
+
+    The archive is checked, its dependencies are installed and the model is loaded once in a
+    sandbox before anything is registered; on any problem nothing is kept. With
+    ``Accept: application/x-ndjson`` the answer is 200 and one JSON document per line: steps with
+    ``step``, ``detail`` and ``fraction``, and at the end ``version`` or ``problem``.
+    """
+    request = context.request
+    require_name(request.params["model"], "model")
+    media_type = wire.require_media(request.content_type, _MEDIA_TYPES)
+    limit = _archive_bytes_max(context)
+    wire.require_length(request.headers, limit)
+    chunks = request.chunks(limit, rate_min=UPLOAD_RATE_MIN)
+    if request.is_accepted(NDJSON):
+
+        async def stream(write: Write) -> None:
+            await _narrate(context, media_type, chunks, write)
+
+        return Reply(content_type=NDJSON, stream=stream)
+    version = await _register(context, media_type, chunks, lambda _step, _detail, _fraction: None)
+    document = _document(context, version)
+    where = f"/api/v1/models/{context.tenant.name}/{document.model}/versions/{document.version}"
+    return json_reply(document, status=201, headers=(("location", where),))
+
+
+async def _register(
+    context: Context,
+    media_type: str,
+    chunks: AsyncIterator[bytes],
+    progress: object,
+) -> Version:
+    return await context.services.lifecycle.register(
+        principal_id=context.principal.id,
+        tenant=context.tenant,
+        model_name=context.request.params["model"],
+        media_type=media_type,
+        chunks=chunks,
+        progress=progress,  # type: ignore[arg-type]
+    )
+
+
+async def _narrate(
+    context: Context, media_type: str, chunks: AsyncIterator[bytes], write: Write
+) -> None:
+    """Register and write each step as it happens; the last line is the version or the problem."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def progress(step: str, detail: str, fraction: float) -> None:
+        line = _encode({"step": step, "detail": detail, "fraction": round(fraction, 4)}) + b"\n"
+        loop.call_soon_threadsafe(lines.put_nowait, line)
+
+    async def work() -> dict[str, object]:
+        try:
+            version = await _register(context, media_type, chunks, progress)
+            return {"version": _document(context, version)}
+        except ApplianceError as error:
+            return {"problem": wire.problem_document(error, context.request.id, is_owner=True)}
+        except Exception:  # noqa: BLE001 - the answer has begun: the problem must be its last line
+            _log.exception("incident %s", context.request.id)
+            failed = HostError(f"Something failed inside; incident {context.request.id}.")
+            return {"problem": wire.problem_document(failed, context.request.id)}
+        finally:
+            loop.call_soon(lines.put_nowait, None)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work())
+        while (line := await lines.get()) is not None:
+            await write(line)
+    await write(_encode(task.result()) + b"\n")
+
+
+def _document(context: Context, version: Version) -> shapes.VersionDoc:
+    return shapes.version_doc_from_version(
+        version, context.tenant.name, context.request.params["model"], context.front.url
+    )
+
+
+def _archive_bytes_max(context: Context) -> int:
+    """The unpacked limit plus what tar adds around each file; ``archive`` counts exactly."""
+    http = context.node.settings.http
+    return http.upload_bytes_max + http.upload_files_max * _TAR_OVERHEAD
+
+
+OPERATIONS = (
+    Operation(
+        method="POST",
+        path="/api/v1/models/{tenant}/{model}/versions",
+        permission="model:register",
+        handler=register,
+        summary="Register a version",
+        body=("application/x-tar", "application/gzip"),
+        reply=shapes.VersionDoc,
+        status=201,
+        problems=(
+            UnsupportedMedia,
+            TooLarge,
+            BodyTimeout,
+            ArchiveRejected,
+            ManifestInvalid,
+            BuildFailed,
+            LoadFailed,
+            RuntimeMissing,
+            DiskFull,
+        ),
+    ),
+)

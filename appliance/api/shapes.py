@@ -1,0 +1,367 @@
+"""The JSON documents of the native contract: one struct each, and how records become them.
+
+Owns: member names and types that callers see; OpenAPI is generated from these structs.
+Never: decides who sees a document, or reads the store.
+Read next: ``native`` (uses them), ``openapi`` (describes them).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from appliance import clock
+from appliance.auth.api_key import DEFAULT_DAYS, MAX_DAYS
+from appliance.policy import Principal
+from appliance.records import NAME_PATTERN, Alias, ApiKey, Entry, Model, Tenant, Version
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="1 to 63 of a-z, 0-9 and '-'.")]
+Time = Annotated[str, Meta(description="RFC 3339, UTC.")]
+
+
+class Document(Struct, kw_only=True, omit_defaults=False):
+    """Base of the answers."""
+
+
+class Body(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Base of the request bodies: an unknown member is an error, not a typo passed over."""
+
+
+class TenantNew(Body):
+    """A tenant to create."""
+
+    name: Name
+
+
+class KeyNew(Body):
+    """A tenant's API key to issue."""
+
+    name: Name
+    role: Literal["owner", "caller"]
+    expires_in_days: Annotated[int, Meta(ge=1, le=MAX_DAYS)] = DEFAULT_DAYS
+    scopes: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=64)] = []
+
+
+class ApplianceKeyNew(Body):
+    """An appliance-wide API key to issue."""
+
+    name: Name
+    role: Literal["admin", "operator", "auditor"]
+    expires_in_days: Annotated[int, Meta(ge=1, le=MAX_DAYS)] = DEFAULT_DAYS
+    scopes: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=64)] = []
+
+
+class AliasSet(Body):
+    """Where an alias shall point, and why."""
+
+    version: Annotated[int, Meta(ge=1)]
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class WhoAmI(Document):
+    """The caller, as the appliance sees it."""
+
+    id: str
+    kind: Literal["api-key", "peer"]
+    name: str
+    role: str
+    tenant: Annotated[str, Meta(description="Empty for appliance-wide principals.")]
+    scopes: list[str]
+
+
+class TenantDoc(Document):
+    """A tenant."""
+
+    id: str
+    name: str
+    created_at: Time
+    created_by: str
+
+
+class KeyDoc(Document):
+    """An API key without its secret."""
+
+    id: str
+    tenant: Annotated[str, Meta(description="Empty for appliance-wide keys.")]
+    name: str
+    role: str
+    scopes: list[str]
+    state: Literal["active", "expired", "revoked"]
+    created_at: Time
+    created_by: str
+    expires_at: Time
+    revoked_at: Time | None
+
+
+class KeyIssued(KeyDoc):
+    """A new API key; ``secret`` is shown this once and never again."""
+
+    secret: str
+
+
+class AliasDoc(Document):
+    """An alias; ``revision`` goes into If-Match."""
+
+    tenant: str
+    model: str
+    name: str
+    version: int
+    revision: int
+    reason: str
+    set_at: Time
+    set_by: str
+
+
+class ModelDoc(Document):
+    """A model."""
+
+    id: str
+    tenant: str
+    name: str
+    description: str
+    versions: Annotated[int, Meta(description="Versions ever registered.")]
+    newest: int | None
+    live: Annotated[int | None, Meta(description="The version the alias 'live' points at.")]
+    created_at: Time
+    created_by: str
+    url: str
+
+
+class FileDoc(Document):
+    """One file of an artifact."""
+
+    path: str
+    size_bytes: int
+    digest: str
+
+
+class VersionDoc(Document):
+    """An immutable version."""
+
+    tenant: str
+    model: str
+    version: int
+    state: Literal["ready", "retired"]
+    description: str
+    runtime: str
+    entry: str
+    requirements: list[str]
+    resources: dict[str, Any]
+    limits: dict[str, Any]
+    idle_timeout_s: int | None
+    digest: str
+    size_bytes: int
+    files: list[FileDoc]
+    lineage: dict[str, Any]
+    tags: dict[str, str]
+    input_schema: dict[str, Any] | None
+    output_schema: dict[str, Any] | None
+    created_at: Time
+    created_by: str
+    retired_at: Time | None
+    url: str
+
+
+class EntryDoc(Document):
+    """One audit entry; ``event`` is null when its tenant's key was destroyed."""
+
+    seq: int
+    time: Time
+    kind: str
+    tenant: str
+    actor: str
+    object: str
+    event: dict[str, Any] | None
+    leaf: Annotated[str, Meta(description="RFC 6962 leaf hash, hex.")]
+
+
+class HeadDoc(Document):
+    """The ledger's head: how many entries, and the Merkle root over them."""
+
+    size: int
+    root: str
+    time: Time
+
+
+class AuditPage(Document):
+    """A page of audit entries, newest first unless ``after`` was given."""
+
+    entries: list[EntryDoc]
+    head: HeadDoc
+
+
+class VerifyDoc(Document):
+    """The result of checking every byte of the ledger."""
+
+    ok: bool
+    entries: int
+    first_bad_seq: int | None
+    detail: str
+    head: HeadDoc
+    elapsed_ms: int
+
+
+class KeyPublic(Document):
+    """The ledger's public key, for checking proofs elsewhere."""
+
+    public_key: str
+
+
+class TenantList(Document):
+    """Tenants this caller may see."""
+
+    items: list[TenantDoc]
+
+
+class KeyList(Document):
+    """API keys, revoked ones included."""
+
+    items: list[KeyDoc]
+
+
+class ModelList(Document):
+    """Models this caller may see."""
+
+    items: list[ModelDoc]
+
+
+class VersionList(Document):
+    """Versions of a model, oldest first."""
+
+    items: list[VersionDoc]
+
+
+class AliasList(Document):
+    """Aliases of a model."""
+
+    items: list[AliasDoc]
+
+
+def whoami_from_principal(principal: Principal, tenant: str) -> WhoAmI:
+    """The caller; ``tenant`` is its tenant's name."""
+    return WhoAmI(
+        id=principal.id,
+        kind=principal.kind,
+        name=principal.name,
+        role=principal.role,
+        tenant=tenant,
+        scopes=list(principal.scopes),
+    )
+
+
+def tenant_doc_from_tenant(tenant: Tenant) -> TenantDoc:
+    """A tenant as callers see it."""
+    return TenantDoc(
+        id=tenant.id,
+        name=tenant.name,
+        created_at=clock.text_from_ns(tenant.created_ns),
+        created_by=tenant.created_by,
+    )
+
+
+def key_doc_from_key(key: ApiKey, tenant: str) -> KeyDoc:
+    """A key as callers see it; ``tenant`` is its tenant's name."""
+    return KeyDoc(**_key_members(key, tenant))
+
+
+def issued_from_key(key: ApiKey, tenant: str, secret: str) -> KeyIssued:
+    """A key with its secret, for the one answer that shows it."""
+    return KeyIssued(**_key_members(key, tenant), secret=secret)
+
+
+def _key_members(key: ApiKey, tenant: str) -> dict[str, Any]:
+    state = "revoked" if key.revoked_ns else "active"
+    if state == "active" and clock.now_ns() >= key.expires_ns:
+        state = "expired"
+    return {
+        "id": key.id,
+        "tenant": tenant,
+        "name": key.name,
+        "role": key.role,
+        "scopes": list(key.scopes),
+        "state": state,
+        "created_at": clock.text_from_ns(key.created_ns),
+        "created_by": key.created_by,
+        "expires_at": clock.text_from_ns(key.expires_ns),
+        "revoked_at": clock.text_from_ns(key.revoked_ns) if key.revoked_ns else None,
+    }
+
+
+def alias_doc_from_alias(alias: Alias, tenant: str, model: str) -> AliasDoc:
+    """An alias as callers see it."""
+    return AliasDoc(
+        tenant=tenant,
+        model=model,
+        name=alias.name,
+        version=alias.number,
+        revision=alias.revision,
+        reason=alias.reason,
+        set_at=clock.text_from_ns(alias.set_ns),
+        set_by=alias.set_by,
+    )
+
+
+def model_doc_from_model(
+    model: Model, tenant: str, *, versions: tuple[Version, ...], live: int | None, url: str
+) -> ModelDoc:
+    """A model as callers see it; ``url`` is the appliance's base address."""
+    return ModelDoc(
+        id=model.id,
+        tenant=tenant,
+        name=model.name,
+        description=model.description,
+        versions=len(versions),
+        newest=max((version.number for version in versions), default=None),
+        live=live,
+        created_at=clock.text_from_ns(model.created_ns),
+        created_by=model.created_by,
+        url=f"{url}/api/v1/models/{tenant}/{model.name}",
+    )
+
+
+def version_doc_from_version(version: Version, tenant: str, model: str, url: str) -> VersionDoc:
+    """A version as callers see it; ``url`` is the appliance's base address."""
+    manifest = version.manifest
+    return VersionDoc(
+        tenant=tenant,
+        model=model,
+        version=version.number,
+        state="retired" if version.retired_ns else "ready",
+        description=manifest.description,
+        runtime=manifest.runtime,
+        entry=manifest.entry,
+        requirements=list(manifest.requirements),
+        resources=msgspec.to_builtins(manifest.resources),
+        limits=msgspec.to_builtins(manifest.limits),
+        idle_timeout_s=manifest.idle_timeout_s,
+        digest=version.artifact.blob.digest,
+        size_bytes=version.artifact.blob.size_bytes,
+        files=[
+            FileDoc(path=file.path, size_bytes=file.size_bytes, digest=file.digest)
+            for file in version.artifact.files
+        ],
+        lineage=msgspec.to_builtins(manifest.lineage),
+        tags=dict(manifest.tags),
+        input_schema=manifest.input_schema,
+        output_schema=manifest.output_schema,
+        created_at=clock.text_from_ns(version.created_ns),
+        created_by=version.created_by,
+        retired_at=clock.text_from_ns(version.retired_ns) if version.retired_ns else None,
+        url=f"{url}/api/v1/models/{tenant}/{model}/versions/{version.number}",
+    )
+
+
+def entry_doc_from_entry(entry: Entry, tenant: str) -> EntryDoc:
+    """An audit entry as callers see it; ``tenant`` is its tenant's name, or id once it is gone."""
+    return EntryDoc(
+        seq=entry.seq,
+        time=clock.text_from_ns(entry.time_ns),
+        kind=entry.kind,
+        tenant=tenant,
+        actor=entry.actor,
+        object=entry.object,
+        event=entry.event,
+        leaf=entry.leaf,
+    )

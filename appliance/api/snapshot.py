@@ -1,0 +1,369 @@
+"""The console's views: one document per screen, made from memory and a few counted queries.
+
+Owns: ``VIEWS`` and the rows of each.
+Never: shows a tenant's payloads, artifacts or secrets; writes anything.
+Read next: ``admin`` (serves them with an ETag).
+
+A view of a sealed node has no rows but still has the node itself, so that a console can draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from appliance import clock
+from appliance.api.dispatch import Context
+from appliance.errors import FieldError, InputInvalid
+from appliance.records import LIVE, Model, Version
+from appliance.store import CallStats
+
+CONTRACT = 1
+VOLATILE = frozenset({"uptime_s", "disk", "ledger", "sandboxes"})
+"""Members of ``node`` that change by themselves; they do not make a view a new one."""
+
+_MINUTES = 15
+Rows = list[dict[str, Any]]
+Extras = dict[str, Any]
+
+
+async def status_document(context: Context) -> dict[str, Any]:
+    """The node's status with what only the listeners know: address and certificate."""
+    found = await context.node.status()
+    return {**found, "url": context.front.url, "tls": dict(context.front.tls)}
+
+
+async def view_document(context: Context) -> dict[str, Any]:
+    """The view named by ``?view=``.
+
+    Raises:
+        InputInvalid: there is no such view.
+    """
+    name = context.request.query.get("view", "dashboard")
+    view = VIEWS.get(name)
+    if view is None:
+        raise InputInvalid(
+            f"There is no view of this name; there are {', '.join(sorted(VIEWS))}.",
+            fields=(FieldError(pointer="?view", detail="no such view"),),
+        )
+    node = await status_document(context)
+    state = str(node["state"])
+    rows: Rows = []
+    extras: Extras = {}
+    if state == "ready" or name == "health":
+        rows, extras = await view(context)
+    return {
+        "contract": CONTRACT,
+        "view": name,
+        "state": state,
+        "node": node,
+        "alerts": _alerts(node),
+        "rows": rows,
+        "total": extras.pop("total", len(rows)),
+        **extras,
+    }
+
+
+def sandbox_rows(context: Context) -> Rows:
+    """Every sandbox with its owner's names; none where sandboxes cannot run."""
+    if context.node.sandbox_problem() is not None:
+        return []
+    snapshot = context.snapshot
+    rows = []
+    for box in context.services.pool().list():
+        model_id, _, number = box.version_key.rpartition("/")
+        tenant = snapshot.tenant_by_id(box.tenant_id)
+        model = snapshot.model_by_id(model_id)
+        rows.append(
+            {
+                "id": box.id,
+                "tenant": tenant.name if tenant else box.tenant_id,
+                "model": model.name if model else "",
+                "version": int(number) if number.isdigit() else 0,
+                "state": box.state,
+                "pid": box.pid,
+                "created_at": clock.text_from_ns(box.created_ns),
+                "last_used_at": clock.text_from_ns(box.last_used_ns) if box.last_used_ns else None,
+                "calls": box.calls,
+                "rss_bytes": box.rss_bytes,
+                "memory_bytes": box.memory_bytes,
+                "cpu_ms": box.cpu_ms,
+            }
+        )
+    return rows
+
+
+def _alerts(node: dict[str, Any]) -> dict[str, int]:
+    """How many things about the node want attention; a cheap count for the console's header."""
+    fail = int(bool(node.get("sandbox_problem")))
+    fail += int((node.get("ledger") or {}).get("state", "ok") != "ok")
+    warn = int((node.get("limits") or {}).get("level") == "supervised")
+    return {"warn": warn, "fail": fail}
+
+
+async def _dashboard(context: Context) -> tuple[Rows, Extras]:
+    stats = await context.services.store.queries.call_stats(minutes=_MINUTES)
+    snapshot = context.snapshot
+    rows: Rows = []
+    for each in stats.per_model:
+        tenant = snapshot.tenant_by_id(each.tenant_id)
+        model = snapshot.model_by_id(each.model_id)
+        if tenant is None or model is None:
+            continue
+        live = snapshot.alias(model.id, LIVE)
+        version = snapshot.version(model.id, live.number) if live else None
+        rows.append(
+            {
+                "tenant": tenant.name,
+                "model": model.name,
+                "live": live.number if live else None,
+                "calls": each.calls,
+                "errors": each.errors,
+                "p95_ms": each.p95_ms,
+                "runtime": version.manifest.runtime if version else "",
+            }
+        )
+    series = [
+        {
+            "minute": clock.text_from_ns(each.minute_ns),
+            "calls": each.calls,
+            "errors": each.errors,
+            "p95_ms": each.p95_ms,
+        }
+        for each in stats.series
+    ]
+    totals = {
+        "minutes": _MINUTES,
+        "calls": stats.calls,
+        "errors": stats.errors,
+        "p50_ms": stats.p50_ms,
+        "p95_ms": stats.p95_ms,
+        "tenants": len(snapshot.tenants()),
+        "models": len(snapshot.models(None)),
+    }
+    return rows, {"calls": totals, "series": series}
+
+
+async def _tenants(context: Context) -> tuple[Rows, Extras]:
+    snapshot = context.snapshot
+    stats = await context.services.store.queries.call_stats(minutes=_MINUTES)
+    calls: dict[str, int] = {}
+    for each in stats.per_model:
+        calls[each.tenant_id] = calls.get(each.tenant_id, 0) + each.calls
+    rows: Rows = []
+    for tenant in sorted(snapshot.tenants(), key=lambda tenant: tenant.name):
+        models = snapshot.models(tenant.id)
+        sizes = [
+            version.artifact.blob.size_bytes
+            for model in models
+            for version in snapshot.versions(model.id)
+        ]
+        rows.append(
+            {
+                "id": tenant.id,
+                "name": tenant.name,
+                "models": len(models),
+                "keys": sum(1 for key in snapshot.keys(tenant.id) if not key.revoked_ns),
+                "calls_15m": calls.get(tenant.id, 0),
+                "storage_bytes": sum(sizes),
+                "created_at": clock.text_from_ns(tenant.created_ns),
+                "created_by": tenant.created_by,
+            }
+        )
+    return rows, {}
+
+
+async def _keys(context: Context) -> tuple[Rows, Extras]:
+    snapshot = context.snapshot
+    names = {tenant.id: tenant.name for tenant in snapshot.tenants()}
+    wanted = context.request.query.get("tenant")
+    now_ns = clock.now_ns()
+    rows: Rows = []
+    for key in sorted(snapshot.keys(None), key=lambda key: (-key.created_ns, key.id)):
+        tenant = names.get(key.tenant_id, "")
+        if (key.tenant_id and not tenant) or (wanted is not None and wanted != tenant):
+            continue
+        state = "revoked" if key.revoked_ns else "expired" if now_ns >= key.expires_ns else "active"
+        rows.append(
+            {
+                "id": key.id,
+                "tenant": tenant,
+                "name": key.name,
+                "role": key.role,
+                "scopes": list(key.scopes),
+                "state": state,
+                "created_at": clock.text_from_ns(key.created_ns),
+                "created_by": key.created_by,
+                "expires_at": clock.text_from_ns(key.expires_ns),
+                "last_used_at": None,
+            }
+        )
+    return rows, {}
+
+
+async def _models(context: Context) -> tuple[Rows, Extras]:
+    snapshot = context.snapshot
+    stats = await context.services.store.queries.call_stats(minutes=_MINUTES)
+    rows: Rows = []
+    for model, tenant in _wanted_models(context):
+        versions = snapshot.versions(model.id)
+        live = snapshot.alias(model.id, LIVE)
+        shown = snapshot.version(model.id, live.number) if live else None
+        rows.append(
+            {
+                "tenant": tenant,
+                "model": model.name,
+                "description": model.description,
+                "versions": len(versions),
+                "newest": max((version.number for version in versions), default=None),
+                "live": live.number if live else None,
+                "runtime": shown.manifest.runtime if shown else "",
+                "size_bytes": sum(version.artifact.blob.size_bytes for version in versions),
+                "created_at": clock.text_from_ns(model.created_ns),
+                "created_by": model.created_by,
+                **_calls_of(stats, model),
+            }
+        )
+    return rows, {}
+
+
+async def _versions(context: Context) -> tuple[Rows, Extras]:
+    snapshot = context.snapshot
+    stats = await context.services.store.queries.call_stats(minutes=_MINUTES)
+    rows: Rows = []
+    aliases: Rows = []
+    for model, tenant in _wanted_models(context):
+        known = snapshot.aliases(model.id)
+        for version in sorted(snapshot.versions(model.id), key=lambda each: -each.number):
+            names = sorted(alias.name for alias in known if alias.number == version.number)
+            rows.append(_version_row(version, model, tenant, names) | _calls_of(stats, model))
+        aliases += [
+            {
+                "tenant": tenant,
+                "model": model.name,
+                "name": alias.name,
+                "version": alias.number,
+                "revision": alias.revision,
+                "reason": alias.reason,
+                "set_at": clock.text_from_ns(alias.set_ns),
+                "set_by": alias.set_by,
+            }
+            for alias in sorted(known, key=lambda alias: alias.name)
+        ]
+    return rows, {"aliases": aliases}
+
+
+def _version_row(version: Version, model: Model, tenant: str, aliases: list[str]) -> dict[str, Any]:
+    return {
+        "tenant": tenant,
+        "model": model.name,
+        "version": version.number,
+        "state": "retired" if version.retired_ns else "ready",
+        "runtime": version.manifest.runtime,
+        "entry": version.manifest.entry,
+        "digest": version.artifact.blob.digest,
+        "size_bytes": version.artifact.blob.size_bytes,
+        "aliases": aliases,
+        "created_at": clock.text_from_ns(version.created_ns),
+        "created_by": version.created_by,
+    }
+
+
+async def _sandboxes(context: Context) -> tuple[Rows, Extras]:
+    return sandbox_rows(context), {}
+
+
+async def _audit(context: Context) -> tuple[Rows, Extras]:
+    request, store = context.request, context.services.store
+    big = 10**18
+    after = request.int_query("after", default=-1, low=0, high=big)
+    before = request.int_query("before", default=-1, low=0, high=big)
+    wanted = request.query.get("tenant")
+    tenant = context.snapshot.tenant(wanted) if wanted else None
+    if wanted and tenant is None:
+        return [], {"total": 0}
+    entries = await store.queries.audit(
+        tenant_id=tenant.id if tenant else None,
+        kind=request.query.get("kind"),
+        actor=request.query.get("actor"),
+        after_seq=after if after >= 0 else None,
+        before_seq=before if before >= 0 else None,
+        limit=request.int_query("limit", default=200, low=1, high=1000),
+    )
+    names = {each.id: each.name for each in context.snapshot.tenants()}
+    rows: Rows = [
+        {
+            "seq": entry.seq,
+            "time": clock.text_from_ns(entry.time_ns),
+            "kind": entry.kind,
+            "tenant": names.get(entry.tenant_id, entry.tenant_id),
+            "actor": entry.actor,
+            "object": entry.object,
+            "outcome": str((entry.event or {}).get("code", "")),
+            "event": entry.event,
+            "leaf": entry.leaf,
+        }
+        for entry in entries
+    ]
+    head = store.ledger.head
+    return rows, {
+        "total": head.size,
+        "head": {
+            "size": head.size,
+            "root": head.root_hex,
+            "time": clock.text_from_ns(head.time_ns),
+        },
+    }
+
+
+async def _health(context: Context) -> tuple[Rows, Extras]:
+    found = await context.node.checks()
+    now = clock.text_from_ns(clock.now_ns() // 60_000_000_000 * 60_000_000_000)
+    rows: Rows = [
+        {
+            "name": check.name,
+            "title": check.name.replace("-", " ").replace("_", " ").capitalize(),
+            "state": check.status,
+            "detail": check.detail,
+            "remedy": check.fix,
+            "checked_at": now,
+        }
+        for check in found
+    ]
+    count = {state: sum(1 for row in rows if row["state"] == state) for state in ("warn", "fail")}
+    return rows, {"alerts": count}
+
+
+def _wanted_models(context: Context) -> Iterable[tuple[Model, str]]:
+    """The models of ``?tenant=`` and ``?model=``, or all, with their tenant's name, in order."""
+    snapshot = context.snapshot
+    tenant = context.request.query.get("tenant")
+    name = context.request.query.get("model")
+    names = {each.id: each.name for each in snapshot.tenants()}
+    found = [
+        (model, names[model.tenant_id])
+        for model in snapshot.models(None)
+        if model.tenant_id in names
+        and tenant in (None, "", names[model.tenant_id])
+        and name in (None, "", model.name)
+    ]
+    return sorted(found, key=lambda pair: (pair[1], pair[0].name))
+
+
+def _calls_of(stats: CallStats, model: Model) -> dict[str, Any]:
+    for each in stats.per_model:
+        if each.model_id == model.id:
+            return {"calls_15m": each.calls, "errors_15m": each.errors, "p95_ms": each.p95_ms}
+    return {"calls_15m": 0, "errors_15m": 0, "p95_ms": None}
+
+
+VIEWS: dict[str, Callable[[Context], Awaitable[tuple[Rows, Extras]]]] = {
+    "dashboard": _dashboard,
+    "tenants": _tenants,
+    "keys": _keys,
+    "models": _models,
+    "versions": _versions,
+    "sandboxes": _sandboxes,
+    "audit": _audit,
+    "health": _health,
+}
