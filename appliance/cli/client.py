@@ -7,6 +7,7 @@ Read next: ``context.Context.client``, which makes one.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +58,14 @@ class Client:
             )
 
     def __enter__(self) -> Self:
+        """Open the connection.
+
+        Raises:
+            NotRunning: nothing listens on the socket.
+            Forbidden: this user may not open it.
+        """
+        if not self.where.url:
+            self._knock()
         self._http.__enter__()
         return self
 
@@ -103,6 +112,15 @@ class Client:
                 raise problem_from_reply(reply)
             yield reply
 
+    def _knock(self) -> None:
+        """Try the socket first: httpcore would leave its own one open after a refusal."""
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(10.0)
+                probe.connect(self.where.socket)
+        except OSError as error:
+            raise self._not_connected(error) from error
+
     @contextmanager
     def _failures(self) -> Iterator[None]:
         try:
@@ -120,8 +138,8 @@ class Client:
                 f"The connection to {self.address} broke: {error}.", hint="appliance status"
             ) from error
 
-    def _not_connected(self, error: httpx.ConnectError) -> ApplianceError:
-        text = str(error)
+    def _not_connected(self, error: Exception) -> ApplianceError:
+        text = getattr(error, "strerror", None) or str(error)
         if "Permission denied" in text:
             return Forbidden(
                 f"This user may not open {self.address}.",
@@ -140,7 +158,7 @@ class Client:
 def problem_from_document(document: Mapping[str, Any], *, status: int = 500) -> ApplianceError:
     """The problem a document stands for; an unknown slug becomes a plain ``ApplianceError``."""
     slug = str(document.get("code", "internal"))
-    classes = {cls.slug: cls for cls in reversed(list(problem_classes()))}
+    classes = {cls.slug: cls for cls in problem_classes()}  # Children win over their family.
     cls = classes.get(slug, ApplianceError)
     fields = tuple(
         FieldError(pointer=str(e.get("pointer", "")), detail=str(e.get("detail", "")))
