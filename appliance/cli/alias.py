@@ -33,12 +33,11 @@ def list_(context: Context, name: str) -> None:
     target = reference(name, is_model=True)
     with context.client() as client:
         document = client.get(f"{target.path}/aliases")
-    rows = [{**item, "alias": item.get("alias") or item.get("name")} for item in document["items"]]
     context.output.table(
         document,
-        rows,
+        document["items"],
         (
-            ("ALIAS", "alias"),
+            ("ALIAS", "name"),
             ("VERSION", "version"),
             ("REVISION", "revision"),
             ("SET", "set_at"),

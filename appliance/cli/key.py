@@ -52,8 +52,8 @@ def list_(context: Context, tenant: str) -> None:
             ("NAME", "name"),
             ("ROLE", "role"),
             ("SCOPES", "scopes"),
+            ("STATE", "state"),
             ("EXPIRES", "expires_at"),
-            ("REVOKED", "revoked_at"),
         ),
         empty="no keys yet: appliance key create TENANT NAME --role owner",
     )
@@ -63,14 +63,14 @@ def list_(context: Context, tenant: str) -> None:
     "create",
     examples=(
         "appliance key create demo ci --role owner --out ci.key",
-        "appliance key create demo app --role caller --scope my-model",
+        "appliance key create demo app --role caller --scope model:invoke:my-model",
         "appliance key create --role operator night-shift",
     ),
 )
 @click.argument("names", nargs=-1, required=True, metavar="[TENANT] NAME")
 @click.option("--role", type=click.Choice(ROLES), default="caller", show_default=True)
 @click.option("--expires-in-days", type=click.IntRange(1, 366), default=90, show_default=True)
-@click.option("--scope", "scopes", multiple=True, metavar="MODEL", help="Only this model.")
+@click.option("--scope", "scopes", multiple=True, metavar="RIGHT", help="Only this right.")
 @click.option("--out", metavar="FILE", help="Write the secret to this new file, mode 0600.")
 @pass_context
 def create(

@@ -119,12 +119,10 @@ def _unchanged(
         items = client.get(f"{target.path}/versions")["items"]
     except (NotFound, Gone):
         return None
-    ready = [v for v in items if v.get("state", "ready") == "ready"]
+    ready = [v for v in items if v["state"] == "ready"]
     if not ready:
         return None
     newest: dict[str, Any] = max(ready, key=lambda v: int(v["version"]))
-    if "files" not in newest:
-        newest = client.get(f"{target.path}/versions/{newest['version']}")
     stored = {f["path"]: f["digest"] for f in newest["files"]}
     return newest if stored == pack.digests(members) else None
 
@@ -158,8 +156,6 @@ def _registered(lines: Iterator[str], advance: Advance) -> dict[str, Any]:
         item = json.loads(line)
         if "problem" in item:
             raise problem_from_document(item["problem"])
-        if "version" in item and not isinstance(item["version"], dict):
-            return dict(item)  # A server that answered with plain JSON instead of steps.
         if "version" in item:
             return dict(item["version"])
         detail = item.get("detail") or item.get("step", "")
@@ -203,8 +199,9 @@ def list_(context: Context, tenant: str) -> None:
         (
             ("TENANT", "tenant"),
             ("NAME", "name"),
+            ("VERSIONS", "versions"),
+            ("LIVE", "live"),
             ("DESCRIPTION", "description"),
-            ("CREATED", "created_at"),
         ),
         empty="no models yet: appliance model push FOLDER TENANT/NAME",
     )
@@ -223,17 +220,16 @@ def show(context: Context, name: str) -> None:
             context.output.data(version, _lines(version))
             return
         document = client.get(target.path)
-        document["versions"] = client.get(f"{target.path}/versions")["items"]
-        document["aliases"] = client.get(f"{target.path}/aliases")["items"]
+        versions = client.get(f"{target.path}/versions")["items"]
+        aliases = client.get(f"{target.path}/aliases")["items"]
     if context.output.is_json:
-        context.output.data(document)
+        context.output.data({"model": document, "versions": versions, "aliases": aliases})
         return
-    plain = {k: v for k, v in document.items() if k not in {"versions", "aliases"}}
-    context.output.data(plain, _lines(plain) + "\n")
-    names: dict[Any, list[str]] = {}
-    for alias in document["aliases"]:
-        names.setdefault(alias.get("version"), []).append(alias.get("alias") or alias.get("name"))
-    rows = [{**v, "aliases": names.get(v["version"], [])} for v in document["versions"]]
+    context.output.data(document, _lines(document) + "\n")
+    names: dict[int, list[str]] = {}
+    for alias in aliases:
+        names.setdefault(alias["version"], []).append(alias["name"])
+    rows = [{**v, "aliases": names.get(v["version"], [])} for v in versions]
     context.output.table(
         rows,
         rows,
