@@ -181,7 +181,7 @@ class Node:
         async with self._change:
             await self._close(reason)
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Take no new work from now on; what runs goes on."""
         self._draining = True
 
@@ -190,6 +190,10 @@ class Node:
         self._draining = True
         async with self._change:
             await self._close("shutdown")
+
+    def tls_secret(self) -> bytes | None:
+        """32 bytes that seal the CA's private key, or ``None`` while the node is sealed."""
+        return self._services.store.secret("tls-ca") if self._services else None
 
     def explain(self) -> tuple[config.Explained, ...]:
         """Every setting with its origin."""
@@ -271,10 +275,9 @@ class Node:
         )
 
     async def _open(self, root: seal.RootKey) -> None:
-        is_new = not (self.data_dir / "ledger").exists()
         store = await Store.open(self.data_dir, root, self.settings.store)
         try:
-            if is_new:
+            if not store.ledger.head.size:
                 slots = tuple(slot.name for slot in seal.slots(self.data_dir))
                 await store.ledger.append(Initialised(slots=slots), actor=_ACTOR)
             await store.ledger.append(Unsealed(slot=root.slot, version=__version__), actor=_ACTOR)
