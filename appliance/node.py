@@ -112,12 +112,12 @@ class Node:
 
     @property
     def services(self) -> Services:
-        """The parts of an unsealed node.
+        """The parts of an unsealed node; kept while draining, for what was accepted before.
 
         Raises:
             Uninitialised, Sealed, Draining: there are none in this state.
         """
-        if self._services and not self._draining:
+        if self._services:
             return self._services
         if self._draining:
             raise Draining("The appliance is shutting down.")
@@ -182,7 +182,7 @@ class Node:
             await self._close(reason)
 
     def drain(self) -> None:
-        """Take no new work from now on; what runs goes on."""
+        """Say that the end is near: readiness turns red, what was accepted goes on."""
         self._draining = True
 
     async def close(self) -> None:
