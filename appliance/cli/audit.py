@@ -107,7 +107,7 @@ def verify(context: Context) -> int:
 def prove(context: Context, seq: int, out: str | None) -> None:
     """Print a proof that entry SEQ is in the log, checkable without this appliance.
 
-    Check it anywhere with: python -m appliance.store.verify PROOF PUBLIC_KEY
+    Check it anywhere with: python verify.py proof FILE --public-key KEY (appliance/store/verify.py)
     """
     with context.client() as client:
         proof = client.text(f"/api/v1/audit/{seq}/proof")
@@ -118,7 +118,10 @@ def prove(context: Context, seq: int, out: str | None) -> None:
         except OSError as error:
             raise ConfigInvalid(f"{out}: cannot be written: {error.strerror}.") from error
     document = {"seq": seq, "public_key": public_key, "proof": proof}
-    context.output.data(document, f"proof of entry {seq} is in {out}" if out else proof)
+    if out or context.output.is_json:
+        context.output.data(document, f"proof of entry {seq} is in {out}")
+    else:
+        context.output.verbatim(proof)
     context.output.say(f"public key: {public_key}")
 
 

@@ -57,6 +57,11 @@ class Output:
             sys.stdout.buffer.write(b"\n")
         sys.stdout.flush()
 
+    def verbatim(self, text: str) -> None:
+        """Text that another program checks byte by byte; cleaned only on a terminal."""
+        sys.stdout.write(clean(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
     def table(
         self,
         value: Any,
