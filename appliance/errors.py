@@ -173,6 +173,12 @@ class UnsupportedMedia(CallerError):
     slug, status, title = "unsupported-media", 415, "Unsupported media type"
 
 
+class HeadTooLarge(CallerError):
+    """The request's line and headers are larger than a head may be."""
+
+    slug, status, title = "head-too-large", 431, "Request head too large"
+
+
 class InputInvalid(CallerError):
     """The request was understood but a field of it is not acceptable."""
 

@@ -1,27 +1,83 @@
 """Hypercorn, tamed: TLS, sockets, strict HTTP/1.1 and a drain that loses no accepted call.
 
-Owns: the listeners, the certificates, signals and the end of the process' HTTP life.
+Owns: the listeners, the certificates' place in them, signals, and the end of HTTP life.
 Never: looks into a request beyond its framing.
 Read next: ``http1`` (what is refused before the application sees it), ``certificates``.
+
+Two listeners share one event loop: HTTPS for callers and the admin socket for the machine's owner.
+The admin socket is there in every state; HTTPS opens as soon as there are certificates.
+
+The drain, on the first SIGTERM or SIGINT:
+
+  1. connections the kernel has already accepted for us are taken, then both ports close
+  2. every answer from now on says ``Connection: close``; a request that has arrived, pipelined ones
+     included, is served as always
+  3. after a moment for requests on their way, connections without a byte of a request are closed
+  4. calls in flight get ``http.drain_timeout_s``; what is left then is cut off
+
+A second signal ends the process at once; the ledger is written to survive that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypercorn.config import Config
 
 from appliance import config
+from appliance.auth.peer import Peer
+from appliance.errors import AddressInUse, ApplianceError, ConfigInvalid
+from appliance.serve import certificates
+from appliance.serve.http1 import Connection
 from appliance.wire import Front
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BACKLOG = 1024
+HANDSHAKE_TIMEOUT_S = 5.0
+TLS_SHUTDOWN_TIMEOUT_S = 2.0
+ACCEPT_S = 0.05
+GRACE_S = 0.5
+_POLL_S = 0.1
+_RENEW_S = 3600.0
+_SOCKET_PATH_MAX = 107
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """What is listening: told once both listeners are up."""
+    """What is listening; ``url`` and ``fingerprint`` are empty while there is no certificate."""
 
     url: str
     socket: str
     fingerprint: str
+
+
+def run(main: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine function to its end on the fastest event loop there is."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+
+    async def entry() -> T:
+        return await main()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(entry())
 
 
 async def serve(
@@ -33,6 +89,7 @@ async def serve(
     tls_secret: Callable[[], bytes | None],
     on_ready: Callable[[Ready], None] = lambda _: None,
     on_drain: Callable[[], None] = lambda: None,
+    stop: asyncio.Event | None = None,
 ) -> None:
     """Serve both applications until SIGTERM or SIGINT, drain, and return.
 
@@ -44,10 +101,296 @@ async def serve(
         tls_secret: 32 bytes that seal the CA's private key (``store.secret("tls-ca")``) once the
             appliance is unsealed, ``None`` before. Without certificates on disk the HTTPS
             listener opens as soon as this returns a secret.
-        on_ready: called once, when everything that can listen listens.
+        on_ready: called when everything that can listen listens, and once more if HTTPS opened
+            only later.
         on_drain: called when the drain begins.
+        stop: set to begin the drain without a signal.
 
     Raises:
         AddressInUse: the port or the socket is taken.
+        ConfigInvalid: the host cannot be listened on, or the socket's path is too long.
     """
-    raise NotImplementedError
+    server = _Server(settings, front)
+    stopping = stop or asyncio.Event()
+    _on_signals(stopping)
+    try:
+        port = server.bind()
+        await server.open_admin(admin_app)
+        if certificates.exist(server.data_dir):
+            await server.open_tls(app, port)
+        on_ready(server.ready())
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(_keep_certificates(server, app, port, tls_secret, on_ready))
+            await stopping.wait()
+            keeper.cancel()
+        on_drain()
+        await server.drain()
+    finally:
+        server.close()
+
+
+class _Server:
+    """Both listeners and their connections."""
+
+    def __init__(self, settings: config.Settings, front: Front) -> None:
+        self._settings = settings
+        self._front = front
+        self.data_dir = Path(settings.paths.data_dir)
+        self.names = settings.http.names
+        self._socket_path = Path(settings.paths.run_dir) / "admin.sock"
+        self._config = _hypercorn_config()
+        self._listeners: dict[str, asyncio.Server] = {}
+        self._connections: dict[asyncio.Task[Any], tuple[str, Connection]] = {}
+        self._is_draining = False
+        self._tls: ssl.SSLContext | None = None
+        self._has_socket = False
+
+    def bind(self) -> socket.socket:
+        """Take the TCP port now, so that a taken one is known before anything starts."""
+        http = self._settings.http
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+        except OSError as error:
+            raise ConfigInvalid(f"http.host '{http.host}' is no address: {error}.") from error
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+        except OSError as error:
+            sock.close()
+            where = f"{http.host}:{http.port}"
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUse(
+                    f"Port {http.port} on {http.host} is taken by another process.",
+                    hint="Stop it, or set http.port to another port.",
+                ) from error
+            raise ConfigInvalid(f"Cannot listen on {where}: {error.strerror}.") from error
+        sock.setblocking(False)
+        return sock
+
+    async def open_admin(self, app: Any) -> None:
+        """Listen on the admin socket, mode 0600, replacing one a dead process left.
+
+        Raises:
+            AddressInUse: a living process answers on it.
+            ConfigInvalid: it cannot be made there.
+        """
+        path = self._socket_path
+        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+            raise ConfigInvalid(
+                f"{path} is too long for a socket ({_SOCKET_PATH_MAX} bytes at most).",
+                hint="Set paths.run_dir to a shorter path.",
+            )
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _remove_dead_socket(path)
+            mask = os.umask(0o177)
+            try:
+                sock.bind(str(path))
+            finally:
+                os.umask(mask)
+        except OSError as error:
+            sock.close()
+            raise ConfigInvalid(f"Cannot make {path}: {error.strerror}.") from error
+        except ApplianceError:
+            sock.close()
+            raise
+        self._has_socket = True
+        sock.setblocking(False)
+        self._listeners["admin"] = await asyncio.start_unix_server(
+            lambda reader, writer: self._serve("admin", app, reader, writer),
+            sock=sock,
+            backlog=BACKLOG,
+        )
+
+    async def open_tls(self, app: Any, sock: socket.socket) -> None:
+        """Listen for HTTPS on the port taken by ``bind``."""
+        self._tls = certificates.context(self.data_dir)
+        self._listeners["https"] = await asyncio.start_server(
+            lambda reader, writer: self._serve("https", app, reader, writer),
+            sock=sock,
+            ssl=self._tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S,
+        )
+        name, port = self._settings.http.names[0], sock.getsockname()[1]
+        self._front.url = f"https://{f'[{name}]' if ':' in name else name}:{port}"
+        self._show_certificates()
+
+    @property
+    def is_tls_open(self) -> bool:
+        """Whether the HTTPS listener is up."""
+        return "https" in self._listeners
+
+    def reload_tls(self) -> None:
+        """Use the renewed certificate for new connections."""
+        if self._tls is not None:
+            certificates.load(self._tls, self.data_dir)
+            self._show_certificates()
+
+    def ready(self) -> Ready:
+        """What is listening now."""
+        return Ready(
+            url=self._front.url,
+            socket=str(self._socket_path),
+            fingerprint=str(self._front.tls.get("fingerprint", "")),
+        )
+
+    async def drain(self) -> None:
+        """Stop accepting, finish what was accepted, cut off what takes too long."""
+        deadline = asyncio.get_running_loop().time() + self._settings.http.drain_timeout_s
+        self._is_draining = True
+        await asyncio.sleep(ACCEPT_S)
+        self._stop_listening("https")
+        await asyncio.sleep(GRACE_S)
+        await self._finish("https", deadline)
+        self._stop_listening("admin")
+        await self._finish("admin", deadline)
+
+    def close(self) -> None:
+        """Give the addresses back."""
+        for name in tuple(self._listeners):
+            self._stop_listening(name)
+        for _, connection in self._connections.values():
+            connection.abort()
+        if self._has_socket:
+            self._socket_path.unlink(missing_ok=True)
+
+    async def _serve(
+        self,
+        listener: str,
+        app: Any,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        state: dict[str, Any] = {"peer": _peer(writer) if listener == "admin" else None}
+        connection = Connection(
+            _as_wrapper(app), self._config, state, reader, writer, lambda: self._is_draining
+        )
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a connection is served by a task")
+        self._connections[task] = (listener, connection)
+        try:
+            await connection.run()
+        except* Exception:  # noqa: BLE001 - one connection must not end the others
+            _log.exception("a connection ended in an error")
+        finally:
+            self._connections.pop(task, None)
+
+    async def _finish(self, listener: str, deadline: float) -> None:
+        """Wait for a listener's connections; those without a request are closed at once."""
+        loop = asyncio.get_running_loop()
+        while tasks := [t for t, (name, _) in self._connections.items() if name == listener]:
+            for task in tasks:
+                self._connections[task][1].close_if_idle()
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            await asyncio.wait(tasks, timeout=min(left, 0.5))
+        for task in tasks:
+            _log.warning("a request was cut off: it outlasted http.drain_timeout_s")
+            self._connections[task][1].abort()
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+
+    def _stop_listening(self, name: str) -> None:
+        listener = self._listeners.pop(name, None)
+        if listener is not None:
+            listener.close()
+
+    def _show_certificates(self) -> None:
+        found = certificates.describe(self.data_dir)
+        self._front.tls.update(fingerprint=found.fingerprint, not_after=found.not_after)
+        self._front.ca_pem = found.ca_pem
+
+
+async def _keep_certificates(
+    server: _Server,
+    app: Any,
+    port: socket.socket,
+    tls_secret: Callable[[], bytes | None],
+    on_ready: Callable[[Ready], None],
+) -> None:
+    """Open HTTPS once there can be certificates; then look every hour whether they are due."""
+    while True:
+        secret = tls_secret()
+        if secret is not None:
+            try:
+                is_new = await asyncio.to_thread(
+                    certificates.ensure, server.data_dir, secret, server.names
+                )
+                if not server.is_tls_open:
+                    await server.open_tls(app, port)
+                    on_ready(server.ready())
+                elif is_new:
+                    server.reload_tls()
+            except (ApplianceError, OSError, ValueError) as error:
+                _log.error("certificates: %s", error)
+                await asyncio.sleep(_RENEW_S if server.is_tls_open else 10.0)
+                continue
+            await asyncio.sleep(_RENEW_S)
+        else:
+            await asyncio.sleep(_POLL_S)
+
+
+def _hypercorn_config() -> Config:
+    made = Config()
+    made.include_server_header = False
+    made.accesslog = None  # Its lines can be forged by a path; the ledger records instead.
+    made.errorlog = logging.getLogger("appliance.serve.engine")
+    made.keep_alive_max_requests = 10**9
+    return made
+
+
+def _as_wrapper(app: Any) -> Any:
+    async def call(scope: Any, receive: Any, send: Any, *_: Any) -> None:
+        await app(scope, receive, send)
+
+    return call
+
+
+def _peer(writer: asyncio.StreamWriter) -> Peer:
+    """Who is at the other end of a unix socket, by SO_PEERCRED (unix(7))."""
+    layout = struct.Struct("3i")
+    raw = writer.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size
+    )
+    pid, uid, gid = layout.unpack(raw)
+    return Peer(pid=pid, uid=uid, gid=gid)
+
+
+def _remove_dead_socket(path: Path) -> None:
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            pass
+    raise AddressInUse(
+        f"Another appliance answers on {path}.", hint="appliance status, or set paths.run_dir"
+    )
+
+
+def _on_signals(stopping: asyncio.Event) -> None:
+    """First signal: drain. Second: end at once, by the code a shell gives a killed process."""
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+            loop.add_signal_handler(number, handle, number)
