@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance import config
+from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import LimitsReport, Reply, Request, SandboxInfo, SandboxSpec
 
 ENGINES = {"podman": "appliance.sandbox.podman:PodmanExecutor"}
@@ -67,6 +68,11 @@ class Executor(Protocol):
     """Makes sandboxes on this machine (or, later, on others)."""
 
     @property
+    def data_dir(self) -> Path:
+        """Folder with ``runtimes/``, ``deps/`` and ``wheels/``."""
+        ...
+
+    @property
     def limits(self) -> LimitsReport:
         """What was found about limits at start."""
         ...
@@ -92,6 +98,22 @@ class Executor(Protocol):
         """
         ...
 
+    async def build(
+        self, spec: SandboxSpec, requirements: tuple[str, ...], wheels: str, sink: Sink
+    ) -> None:
+        """Install wheels in a sandbox made for it and hand the resulting tar to ``sink``.
+
+        Args:
+            spec: runtime and size; its load timeout is the build's deadline.
+            requirements: pins, all of them among the wheels.
+            wheels: folder name below ``data_dir/wheels``.
+            sink: takes the tar piece by piece.
+
+        Raises:
+            BuildFailed: the installer failed, ran out of room or of time.
+        """
+        ...
+
     def info(self) -> dict[str, Any]:
         """The engine for status pages: version, OCI runtime, socket, isolation."""
         ...
@@ -106,6 +128,7 @@ def open_executor(
         settings: the ``[sandbox]`` section.
         run_dir: folder on a tmpfs for sockets and container state.
         data_dir: folder with ``runtimes/`` and ``deps/``.
+        engine: a key of ``ENGINES``.
     """
     module, name = ENGINES[engine].split(":")
     cls = getattr(importlib.import_module(module), name)

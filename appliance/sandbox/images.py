@@ -7,16 +7,38 @@ Read next: ``podman`` (who mounts them), ``runtimes`` (what goes into each).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from appliance import clock, config
+from appliance.errors import RuntimeMissing
+from appliance.sandbox.runtimes import RUNTIMES
+
 Progress = Callable[[str, float], None]
+
+SOURCE_DATE_EPOCH = 1_735_689_600  # any constant: two builds of the same packages are equal bytes
+MOUNT_POINTS = ("run/app", "model", "deps", "data", "gpu")
+EMPTY_FILES = ("etc/hosts", "etc/resolv.conf", "etc/hostname", "run/.containerenv")
+_DESCRIPTION = "runtime.json"
+_LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*")
+_BUILD_TIMEOUT_S = 1800
+_SOURCES = Path("/etc/apt")
+_SCRATCH = "/var/tmp"  # noqa: S108 - a private folder is made in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """One installed runtime: its name, content digest (``sha256:...``), packages and root folder."""
+    """One installed runtime. ``digest`` is the ``sha256:`` of its root folder as a tar."""
 
     name: str
     digest: str
@@ -25,9 +47,33 @@ class Runtime:
     rootfs: Path
 
 
+class _Description(msgspec.Struct, kw_only=True):
+    """``runtime.json``."""
+
+    name: str
+    digest: str
+    packages: list[str]
+    built_at: str
+
+
 def installed(data_dir: Path) -> tuple[Runtime, ...]:
     """Every complete runtime under ``data_dir``, newest of a name last."""
-    raise NotImplementedError
+    found = []
+    for path in sorted((data_dir / "runtimes").glob(f"*/{_DESCRIPTION}")):
+        rootfs = path.parent / "rootfs"
+        if path.parent.name.startswith(".") or not rootfs.is_dir():
+            continue
+        about = msgspec.json.decode(path.read_bytes(), type=_Description)
+        found.append(
+            Runtime(
+                name=about.name,
+                digest=about.digest,
+                packages=tuple(about.packages),
+                built_at=about.built_at,
+                rootfs=rootfs,
+            )
+        )
+    return tuple(sorted(found, key=lambda runtime: (runtime.name, runtime.built_at)))
 
 
 def require(data_dir: Path, runtime: str, digest: str = "") -> Runtime:
@@ -36,9 +82,270 @@ def require(data_dir: Path, runtime: str, digest: str = "") -> Runtime:
     Raises:
         RuntimeMissing: there is none; the hint is the command that builds it.
     """
-    raise NotImplementedError
+    named = [found for found in installed(data_dir) if found.name == runtime]
+    fitting = [found for found in named if digest in ("", found.digest)]
+    if fitting and runtime in RUNTIMES:
+        return fitting[-1]
+    if runtime not in RUNTIMES:
+        known = ", ".join(sorted(RUNTIMES))
+        raise RuntimeMissing(f"There is no runtime '{runtime}'; there is: {known}.")
+    what = f"with digest {digest} " if named else ""
+    raise RuntimeMissing(
+        f"Runtime '{runtime}' {what}is not installed.", hint=f"appliance runtime build {runtime}"
+    )
 
 
 def build(data_dir: Path, runtime: str, progress: Progress) -> Runtime:
-    """Build and install a runtime from the host's own package sources. Blocking, about a minute."""
-    raise NotImplementedError
+    """Build and install a runtime from the host's own package sources. Blocking, about a minute.
+
+    Args:
+        data_dir: where to install.
+        runtime: a name of ``RUNTIMES``.
+        progress: told each step and the fraction done.
+
+    Raises:
+        RuntimeMissing: the build failed; the detail has its last line.
+    """
+    if runtime not in RUNTIMES:
+        known = ", ".join(sorted(RUNTIMES))
+        raise RuntimeMissing(f"There is no runtime '{runtime}'; there is: {known}.")
+    folder = data_dir / "runtimes"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o711)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
+        tar = Path(scratch) / "rootfs.tar"
+        _bootstrap(runtime, tar, progress)
+        progress("checking", 0.75)
+        return install(data_dir, runtime, tar, progress)
+
+
+def install(data_dir: Path, runtime: str, tar: Path, progress: Progress) -> Runtime:
+    """Install a root folder given as a tar file; a runtime that is there already stays.
+
+    Raises:
+        RuntimeMissing: the tar does not hold this runtime.
+    """
+    digest = _digest_of_file(tar)
+    folder = data_dir / "runtimes"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o711)
+    final = folder / f"{runtime}-{digest.removeprefix('sha256:')[:12]}"
+    if not (final / _DESCRIPTION).exists():
+        scratch = Path(tempfile.mkdtemp(prefix=".install-", dir=folder))
+        try:
+            rootfs = scratch / "rootfs"
+            progress("unpacking", 0.8)
+            unpack(tar, rootfs)
+            proof = RUNTIMES[runtime].proof
+            if not (rootfs / proof).exists():
+                raise RuntimeMissing(f"The built root folder has no /{proof}.")
+            about = _Description(
+                name=runtime,
+                digest=digest,
+                packages=packages_of(rootfs),
+                built_at=clock.text_from_ns(clock.now_ns()),
+            )
+            (scratch / _DESCRIPTION).write_bytes(msgspec.json.encode(about))
+            scratch.chmod(0o755)
+            if final.exists():
+                shutil.rmtree(final)
+            scratch.rename(final)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    progress("installed", 1.0)
+    return require(data_dir, runtime, digest)
+
+
+def unpack(tar: Path, rootfs: Path) -> None:
+    """Unpack a root folder: no devices, no owners, no setuid, nothing outside, world-readable."""
+    rootfs.mkdir(mode=0o755)
+    folders: list[Path] = []
+    with tarfile.open(tar) as archive:
+        for member in archive:
+            name = os.path.normpath(member.name)
+            if name.startswith(("/", "..")) or name.split("/")[0] in ("dev", "proc", "sys"):
+                continue
+            target = rootfs / name
+            if _has_link_above(rootfs, name):
+                continue
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+                target.chmod(0o755)
+                folders.append(target)
+            elif member.issym():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)
+                target.symlink_to(member.linkname)
+            elif member.islnk():
+                source = rootfs / os.path.normpath(member.linkname)
+                if not _has_link_above(rootfs, os.path.normpath(member.linkname)):
+                    target.unlink(missing_ok=True)
+                    os.link(source, target, follow_symlinks=False)
+            elif member.isreg():
+                _write_member(archive, member, target)
+    _make_mount_points(rootfs)
+
+
+def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    data = archive.extractfile(member)
+    if data is None:
+        return
+    with target.open("wb") as out:
+        shutil.copyfileobj(data, out, 1024 * 1024)
+    may_run = bool(member.mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH))
+    target.chmod(0o755 if may_run else 0o644)
+    os.utime(target, (member.mtime, member.mtime))  # .pyc files name their source's time
+
+
+def _has_link_above(rootfs: Path, name: str) -> bool:
+    """Whether a parent folder of this member is a link, through which a write could get out."""
+    at = rootfs
+    for part in Path(name).parts[:-1]:
+        at = at / part
+        if at.is_symlink():
+            return True
+    return False
+
+
+def _make_mount_points(rootfs: Path) -> None:
+    """Everything a container's mounts need to exist: its user map may not make them."""
+    for name in (*MOUNT_POINTS, "dev", "proc", "sys", "tmp", "run"):
+        (rootfs / name).mkdir(parents=True, exist_ok=True)
+        (rootfs / name).chmod(0o755)
+    for name in EMPTY_FILES:
+        target = rootfs / name
+        target.unlink(missing_ok=True)
+        target.touch(mode=0o644)
+    mtab = rootfs / "etc/mtab"
+    mtab.unlink(missing_ok=True)
+    mtab.symlink_to("/proc/mounts")
+
+
+def packages_of(rootfs: Path) -> list[str]:
+    """``name=version`` of every distribution package in a root folder, sorted."""
+    try:
+        text = (rootfs / "var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found = []
+    for paragraph in text.split("\n\n"):
+        fields = dict(
+            line.split(": ", 1)
+            for line in paragraph.splitlines()
+            if ": " in line and line[0] != " "
+        )
+        if "Package" in fields and fields.get("Status", "").endswith(" installed"):
+            found.append(f"{fields['Package']}={fields.get('Version', '')}")
+    return sorted(found)
+
+
+def _bootstrap(runtime: str, tar: Path, progress: Progress) -> None:
+    """Run mmdebstrap; its messages become progress."""
+    if shutil.which("mmdebstrap") is None:
+        raise RuntimeMissing("mmdebstrap is not installed.", hint="apt-get install mmdebstrap")
+    codename = _codename(Path("/etc/os-release").read_text(encoding="utf-8"))
+    sources = tar.with_name("host.sources")
+    sources.write_text("\n\n".join(_host_sources(codename)) + "\n", encoding="utf-8")
+    command = ["mmdebstrap", "--mode=unshare", "--variant=essential"]
+    command += [f"--include={','.join(RUNTIMES[runtime].packages)}"]
+    command += ['--aptopt=Acquire::Languages "none"']
+    command += [f"--dpkgopt=path-exclude=/{pattern}" for pattern in _LEFT_OUT]
+    command += [codename, str(tar), str(sources)]
+    # Its user map has to pass through every parent of its scratch folder: not one of ours.
+    with tempfile.TemporaryDirectory(prefix="appliance-build-", dir=_SCRATCH) as scratch:
+        Path(scratch).chmod(0o755)
+        environment = config.child_environment(
+            SOURCE_DATE_EPOCH=str(SOURCE_DATE_EPOCH), TMPDIR=scratch, LC_ALL="C.UTF-8"
+        )
+        _run(command, environment, progress)
+
+
+def _run(command: list[str], environment: dict[str, str], progress: Progress) -> None:
+    process = subprocess.Popen(  # noqa: S603 - fixed program, own arguments
+        command,
+        env=environment,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    last = _report(process, progress)
+    if process.wait(timeout=_BUILD_TIMEOUT_S):
+        raise RuntimeMissing(f"The runtime's build failed: {last}", hint="appliance doctor")
+
+
+def _report(process: subprocess.Popen[str], progress: Progress) -> str:
+    """Turn the builder's messages into progress until it ends; its last error, or last line."""
+    last, done = "", 0.02
+    with process:
+        for line in process.stderr or ():
+            text = line.strip()
+            if text.startswith("E:") or not last.startswith("E:"):
+                last = text or last
+            if text.startswith("I: "):
+                done = min(0.7, done + 0.07)
+                progress(text.removeprefix("I: ")[:120], done)
+    return last
+
+
+def _codename(os_release: str) -> str:
+    for line in os_release.splitlines():
+        if line.startswith("VERSION_CODENAME="):
+            return line.partition("=")[2].strip('"')
+    raise RuntimeMissing("This host's distribution release is unknown; it has no codename.")
+
+
+def _host_sources(codename: str) -> list[str]:
+    """The host's package sources of its own release, in deb822 form, third parties left out."""
+    found = []
+    for path in sorted(_SOURCES.glob("sources.list.d/*.sources")):
+        paragraphs = path.read_text(encoding="utf-8").split("\n\n")
+        found += [text.strip() for text in paragraphs if _is_release_source(text, codename)]
+    lists = [_SOURCES / "sources.list", *sorted(_SOURCES.glob("sources.list.d/*.list"))]
+    for path in lists:
+        if path.exists():
+            found += list(_paragraphs_from_lines(path.read_text(encoding="utf-8"), codename))
+    if not found:
+        raise RuntimeMissing(f"The host has no package source for '{codename}' in {_SOURCES}.")
+    return found
+
+
+def _is_release_source(paragraph: str, codename: str) -> bool:
+    fields = {
+        line.partition(":")[0].strip().lower(): line.partition(":")[2].strip()
+        for line in paragraph.splitlines()
+        if ":" in line and not line.startswith(("#", " "))
+    }
+    suites = fields.get("suites", "").split()
+    ours = all(suite == codename or suite.startswith(f"{codename}-") for suite in suites)
+    wanted = "deb" in fields.get("types", "").split() and fields.get("enabled", "yes") != "no"
+    return bool(suites) and ours and wanted
+
+
+def _paragraphs_from_lines(text: str, codename: str) -> Iterator[str]:
+    """One-line-style sources as deb822 paragraphs."""
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        options = ""
+        if len(words) > 1 and words[1].startswith("["):
+            end = next((n for n, word in enumerate(words) if word.endswith("]")), 1)
+            options = " ".join(words[1 : end + 1]).strip("[]")
+            words = [words[0], *words[end + 1 :]]
+        if len(words) < 4 or words[0] != "deb":
+            continue
+        if words[2] != codename and not words[2].startswith(f"{codename}-"):
+            continue
+        lines = [f"Types: deb\nURIs: {words[1]}\nSuites: {words[2]}"]
+        lines.append(f"Components: {' '.join(words[3:])}")
+        if "signed-by=" in options:
+            lines.append(f"Signed-By: {options.partition('signed-by=')[2].split()[0]}")
+        yield "\n".join(lines)
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as data:
+        return f"sha256:{hashlib.file_digest(data, 'sha256').hexdigest()}"

@@ -1,0 +1,448 @@
+"""One container: made, verified, limited, used, killed and removed.
+
+Owns: the life of a sandbox under Podman, and which problem each kind of end becomes.
+Never: imports ``podman`` (its executor calls for it); decides when a sandbox is made or reused.
+Read next: ``hardening`` (what a container is), ``link`` (how one talks to it), ``PROTOCOL.md``.
+
+    create -> init -> verify, limit, pin, remount -> start -> HELLO -> verify -> LOAD -> REQ ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from appliance import clock
+from appliance.errors import (
+    ApplianceError,
+    BuildFailed,
+    CapacityExhausted,
+    InvokeTimeout,
+    LoadFailed,
+    LoadTimeout,
+    ModelRaised,
+    OutOfMemory,
+    PodmanUnavailable,
+    ReplyTooLarge,
+    RunnerCrashed,
+    RunnerProtocol,
+)
+from appliance.sandbox import hardening, kernel, limits
+from appliance.sandbox.hardening import Slot
+from appliance.sandbox.link import GuestFault, Link, LinkLost, ReplyOverCap, Sink
+from appliance.sandbox.runtimes.language import Language
+from appliance.sandbox.spec import Level, Reply, Request, SandboxInfo, SandboxSpec, State
+
+if TYPE_CHECKING:
+    from appliance.sandbox.podman import PodmanExecutor
+
+_LOG = logging.getLogger(__name__)
+HELLO_TIMEOUT_S = 20.0
+_END_TIMEOUT_S = 2.0
+_NICENESS = 5
+_NSENTER = "/usr/bin/nsenter"
+
+
+class Slots:
+    """Pairs of sub-ids, each used by one container at a time, the longest unused first."""
+
+    def __init__(self, base: int, count: int, *, start: int = 0) -> None:
+        pairs = [
+            Slot(first=at, root_uid=base + at, user_uid=base + at + 1)
+            for at in range(0, count - 1, 2)
+        ]
+        start %= max(1, len(pairs))
+        self._free = pairs[start:] + pairs[:start]
+
+    def take(self) -> Slot:
+        """A free pair.
+
+        Raises:
+            CapacityExhausted: there is none.
+        """
+        if not self._free:
+            raise CapacityExhausted("Every pair of container user ids is in use.")
+        return self._free.pop(0)
+
+    def give(self, slot: Slot) -> None:
+        """Return a pair whose container is gone."""
+        self._free.append(slot)
+
+
+class PodmanSandbox:
+    """``Sandbox`` in one container."""
+
+    def __init__(
+        self, executor: PodmanExecutor, spec: SandboxSpec, *, level: Level, slot: Slot
+    ) -> None:
+        self.id = clock.new_id("sb")
+        self.spec = spec
+        self.level = level
+        self.slot = slot
+        self.cores: tuple[int, ...] = ()
+        self.link = Link()
+        self.pid = 0
+        self._executor = executor
+        self._box = executor.boxes / self.id
+        self._pidfd = -1
+        self._ended = asyncio.Event()
+        self._destroying: asyncio.Task[None] | None = None
+        self._state: State = "starting"
+        self._created_ns = clock.now_ns()
+        self._last_used_ns = self._created_ns
+        self._calls = 0
+        self._made = False
+
+    @property
+    def alive(self) -> bool:
+        """See ``Sandbox.alive``."""
+        return not self._ended.is_set() and self._destroying is None and not self.link.lost.is_set()
+
+    def stderr_tail(self) -> tuple[str, ...]:
+        """See ``Sandbox.stderr_tail``."""
+        return self.link.logs.lines()
+
+    def info(self) -> SandboxInfo:
+        """See ``Sandbox.info``."""
+        sample = self._executor.watchdog.sample(self.id)
+        return SandboxInfo(
+            id=self.id,
+            version_key=self.spec.version_key,
+            tenant_id=self.spec.tenant_id,
+            state=self._state,
+            pid=self.pid,
+            created_ns=self._created_ns,
+            calls=self._calls,
+            rss_bytes=kernel.resident_bytes(sample.pids),
+            memory_bytes=sample.memory_bytes,
+            cpu_ms=kernel.cpu_ms(sample.pids),
+            last_used_ns=self._last_used_ns,
+        )
+
+    async def start(self, runtime_folder: str, language: Language, wheels: str) -> None:
+        """Make, verify and start the container and wait for its HELLO.
+
+        Raises:
+            PodmanUnavailable: it could not be made, or was not confined as it must be.
+            RunnerCrashed: its runner did not come up.
+        """
+        script = language.builder if wheels else language.runner
+        await asyncio.to_thread(self._prepare_box, script)
+        await self.link.listen(self._box / "a.sock")
+        await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
+        self._watch()
+        await self._executor.run(self._executor.api.must, "post", f"/containers/{self.id}/start")
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                await self.link.hello()
+        except (TimeoutError, LinkLost) as error:
+            raise RunnerCrashed(
+                "The runtime's runner did not start.", stderr=self.stderr_tail()
+            ) from error
+        self._verify()  # again: now the runner itself, not the OCI runtime's first stage
+        self._state = "idle"
+
+    async def load(self, tar: AsyncIterator[bytes]) -> float:
+        """See ``Sandbox.load``."""
+        started = clock.monotonic_ns()
+        self._state = "loading"
+        limit_ms = self.spec.limits.load_timeout_ms
+        deps = "/deps" if self.spec.deps_key else ""
+        header = {"entry": self.spec.entry, "path": "/model", "deps": deps}
+        try:
+            async with asyncio.timeout(limit_ms / 1000):
+                await self.link.load(header, tar)
+        except TimeoutError as error:
+            await self._killed()
+            raise LoadTimeout(
+                f"The model was not ready after {limit_ms} ms.",
+                stderr=self.stderr_tail(),
+                limit_ms=limit_ms,
+            ) from error
+        except GuestFault as fault:
+            await self._raise_load_fault(fault)
+        except LinkLost as lost:
+            await self._raise_lost(lost)
+        except BaseException:
+            await asyncio.shield(self.destroy())
+            raise
+        self._state = "ready"
+        self._last_used_ns = clock.now_ns()
+        return (clock.monotonic_ns() - started) / 1e6
+
+    async def request(self, request: Request) -> Reply:
+        """See ``Sandbox.request``."""
+        self._state = "busy"
+        self._calls += 1
+        try:
+            async with asyncio.timeout(request.timeout_ms / 1000):
+                reply = await self.link.request(request)
+        except TimeoutError as error:
+            await self._killed()
+            raise InvokeTimeout(
+                f"The model did not answer within {request.timeout_ms} ms.",
+                stderr=self.stderr_tail(),
+                limit_ms=request.timeout_ms,
+            ) from error
+        except ReplyOverCap as error:
+            await self._killed()
+            raise ReplyTooLarge(
+                f"The model's answer is larger than {request.reply_bytes_max} bytes.",
+                stderr=self.stderr_tail(),
+                limit_bytes=request.reply_bytes_max,
+            ) from error
+        except GuestFault as fault:
+            await self._raise_call_fault(fault)
+        except LinkLost as lost:
+            await self._raise_lost(lost)
+        except BaseException:
+            await asyncio.shield(self.destroy())
+            raise
+        self._state = "ready"
+        self._last_used_ns = clock.now_ns()
+        return reply
+
+    async def build(self, requirements: tuple[str, ...], sink: Sink) -> None:
+        """Run a BUILD to its end.
+
+        Raises:
+            BuildFailed: the installer failed, ran out of room or time.
+        """
+        self._state = "busy"
+        limit_ms = self.spec.limits.load_timeout_ms
+        header = {"requirements": list(requirements), "wheels": "/data"}
+        try:
+            async with asyncio.timeout(limit_ms / 1000):
+                await self.link.build(header, sink)
+        except TimeoutError as error:
+            raise BuildFailed(f"The build took longer than {limit_ms // 1000} s.") from error
+        except GuestFault as fault:
+            raise BuildFailed(fault.detail, lines=list(fault.trace)) from fault
+        except LinkLost as lost:
+            over = self._executor.watchdog.sample(self.id).over
+            reason = "ran out of memory" if over else lost.protocol or "ended"
+            raise BuildFailed(f"The build {reason} before it was done.") from lost
+
+    async def destroy(self) -> None:
+        """See ``Sandbox.destroy``."""
+        if self._destroying is None:
+            self._state = "killed"
+            self._destroying = asyncio.create_task(self._destroy(), name=f"destroy-{self.id}")
+        await asyncio.shield(self._destroying)
+
+    def _prepare_box(self, script: str) -> None:
+        self._box.mkdir(mode=0o711)
+        (self._box / "record").write_text(
+            f"{self.slot.root_uid} {self.slot.user_uid}\n", encoding="ascii"
+        )
+        source = resources.files("appliance.sandbox").joinpath("guest", script)
+        target = self._box / script
+        target.write_bytes(source.read_bytes())
+        target.chmod(0o644)
+
+    def _create_and_init(self, runtime_folder: str, language: Language, wheels: str) -> None:
+        """Blocking: make the container up to the point before its first own instruction."""
+        executor, spec, api = self._executor, self.spec, self._executor.api
+        if executor.service is None:
+            raise PodmanUnavailable("Podman's service is not running.")
+        inside = executor.service.inside
+        binds = {"/deps": inside("deps", spec.deps_key)} if spec.deps_key else {}
+        if wheels:
+            binds["/data"] = inside("wheels", wheels)
+        labels = {"appliance.instance": executor.instance, "appliance.version": spec.version_key}
+        body = hardening.container_json(
+            spec,
+            name=self.id,
+            labels=labels,
+            command=language.build_command if wheels else language.command,
+            slot=self.slot,
+            rootfs=inside("runtimes", runtime_folder, "rootfs"),
+            box=inside("box", self.id),
+            binds=binds,
+            seccomp_path=str(executor.boxes / f"seccomp-{self.level}.json"),
+            level=self.level,
+            cgroup_parent=executor.cgroup_parent,
+            build=bool(wheels),
+        )
+        self._made = True
+        api.must("post", "/containers/create", data=json.dumps(body))
+        api.must("post", f"/containers/{self.id}/init")
+        about = api.must("get", f"/containers/{self.id}/json")
+        self.pid = int(about["State"]["Pid"])
+        self._pidfd = os.pidfd_open(self.pid)
+        self._verify()
+        wanted = hardening.process_limits(spec, self.level, build=bool(wheels))
+        kernel.set_limits(self.pid, wanted)
+        if self.level != "enforced":
+            kernel.pin(self.pid, self.cores, _NICENESS)
+        self._cap_inodes(build=bool(wheels))
+
+    def _cap_inodes(self, *, build: bool) -> None:
+        """Give each writable mount its inode quota: Podman takes no such option."""
+        script = hardening.remount_script(hardening.tmpfs_sizes(self.spec, build=build))
+        command = [_NSENTER, f"--target={self.pid}", "--user", "--mount"]
+        found = kernel.call([*command, "/bin/sh", "-ec", script])
+        if found:
+            raise PodmanUnavailable(f"A sandbox's inode quota cannot be set: {found}")
+
+    def _verify(self) -> None:
+        """Check what the kernel says about the first process.
+
+        Raises:
+            PodmanUnavailable: it is not confined as it must be.
+        """
+        try:
+            found = kernel.confinement(self.pid)
+        except OSError as error:
+            raise RunnerCrashed("The sandbox ended while it was started.") from error
+        wrong = kernel.faults(found, root_uid=self.slot.root_uid, user_uid=self.slot.user_uid)
+        if wrong:
+            raise PodmanUnavailable(
+                f"A container was not confined as it must be: {'; '.join(wrong)}."
+            )
+
+    def _watch(self) -> None:
+        spec = self.spec
+        self._executor.watchdog.watch(
+            self.id,
+            limits.Watched(
+                pid=self.pid,
+                pidfd=self._pidfd,
+                uids=(self.slot.root_uid, self.slot.user_uid),
+                limit_bytes=spec.resources.memory_bytes,
+                allowance_bytes=spec.model_bytes + spec.model_bytes // 8 + limits.SLACK_BYTES,
+                mounts=hardening.TMPFS_MOUNTS,
+                kills=self.level != "enforced",
+            ),
+        )
+
+    def _on_exit(self) -> None:
+        """The first process ended (its pidfd became readable)."""
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._executor.watchdog.unwatch(self.id)
+        self._ended.set()
+        self._state = "killed"
+        asyncio.get_running_loop().call_later(0.2, self.link.end)
+
+    async def _killed(self) -> None:
+        """Kill the container now; what it printed last may still be read."""
+        self._kill()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.link.monitor_lost.wait(), 0.2)
+        await asyncio.shield(self.destroy())
+
+    def _kill(self) -> None:
+        if self._pidfd >= 0 and not self._ended.is_set():
+            kernel.kill(self._pidfd)
+
+    async def _raise_load_fault(self, fault: GuestFault) -> NoReturn:
+        await self.link.settle_logs()
+        tail = (*self.stderr_tail(), *fault.trace)
+        await asyncio.shield(self.destroy())
+        if fault.kind == "memory":
+            raise self._out_of_memory(tail)
+        detail = f"The model does not load: {fault.detail}"
+        missing: dict[str, Any] = {}
+        if fault.kind == "import" and fault.missing:
+            package = fault.missing.partition(".")[0]
+            missing = {"missing": package}
+            detail = f"The model needs package '{package}', which is not installed: {fault.detail}"
+        hint = "add it to requirements in appliance.toml" if missing else ""
+        raise LoadFailed(detail, hint=hint, stderr=list(tail), **missing)
+
+    async def _raise_call_fault(self, fault: GuestFault) -> NoReturn:
+        await self.link.settle_logs()
+        tail = (*self.stderr_tail(), *fault.trace)
+        if fault.kind == "memory":
+            await asyncio.shield(self.destroy())
+            raise self._out_of_memory(tail)
+        if fault.kind not in ("raised", "import", "entry", "unsupported", "input"):
+            await asyncio.shield(self.destroy())
+            raise RunnerProtocol("The model sent an unknown kind of failure.", stderr=tail)
+        self._state = "ready"
+        self._last_used_ns = clock.now_ns()
+        raise ModelRaised(fault.detail or "The model raised an exception.", stderr=tail)
+
+    async def _raise_lost(self, lost: LinkLost) -> NoReturn:
+        """The link ended while something was waited for: find out why, end the rest, say it."""
+        if lost.protocol:
+            await self._killed()
+            raise RunnerProtocol(
+                f"The model broke the runner protocol: {lost.protocol}.", stderr=self.stderr_tail()
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), 1.0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.link.monitor_lost.wait(), 0.5)
+        ended = self._ended.is_set()
+        destroyed = self._destroying is not None
+        over = self._executor.watchdog.sample(self.id).over
+        code, kernel_killed = self.link.exit_code, False
+        if ended and not destroyed and (code is None or self.level == "enforced"):
+            code, kernel_killed = await self._inspect_exit(code)
+        tail = self.stderr_tail()
+        await asyncio.shield(self.destroy())
+        if over or kernel_killed:
+            raise self._out_of_memory(tail)
+        if not ended:
+            raise RunnerProtocol("The model closed its connection.", stderr=tail)
+        if code is not None and code < 0:
+            code = 128 - code
+        said = "was stopped" if destroyed else f"ended with exit code {code}"
+        raise RunnerCrashed(
+            f"The model's process {said} while it was working.", stderr=tail, exit_code=code
+        )
+
+    async def _inspect_exit(self, code: int | None) -> tuple[int | None, bool]:
+        """Exit code and whether the kernel killed it for memory, as far as Podman knows."""
+        with contextlib.suppress(ApplianceError, KeyError, TypeError, ValueError):
+            for _ in range(10):
+                about = await self._executor.run(
+                    self._executor.api.must, "get", f"/containers/{self.id}/json"
+                )
+                state = about["State"]
+                if not state.get("Running", False):
+                    known = code if code is not None else int(state["ExitCode"])
+                    return known, bool(state.get("OOMKilled"))
+                await asyncio.sleep(0.05)
+        return code, False
+
+    def _out_of_memory(self, tail: tuple[str, ...]) -> OutOfMemory:
+        size = self.spec.resources.memory_bytes
+        return OutOfMemory(
+            f"The model needed more than its {size // (1024 * 1024)} MiB of memory.",
+            stderr=tail,
+            hint="raise [resources] memory_mb in appliance.toml",
+            limit_bytes=size,
+        )
+
+    async def _destroy(self) -> None:
+        executor = self._executor
+        self._kill()
+        if self._pidfd >= 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), _END_TIMEOUT_S)
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+        executor.watchdog.unwatch(self.id)
+        await self.link.close()
+        removed = True
+        if self._made:
+            removed = await executor.run(executor.api.remove, self.id)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        executor.watchdog.forget(self.id)
+        await asyncio.to_thread(shutil.rmtree, self._box, ignore_errors=True)
+        self._ended.set()
+        if removed:
+            executor.gone(self)
+        else:
+            _LOG.error("container %s could not be removed; its user ids stay reserved", self.id)

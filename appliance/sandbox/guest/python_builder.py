@@ -1,0 +1,102 @@
+"""The Python builder: installs wheels inside a sandbox and streams the result out as a tar.
+
+Owns: the guest half of BUILD in PROTOCOL.md; standard library only; run with ``python3 -I``.
+Never: is imported by the appliance, has a network, or installs anything but the wheels it is given.
+Read next: ``dependencies`` (the host half), ``PROTOCOL.md``.
+"""
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+
+PREFIX = struct.Struct(">IQ")
+PIECE_BYTES = 512 * 1024
+OUT = "/tmp/out"
+PIP = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1));"
+    "runpy.run_module('pip', run_name='__main__')"
+)
+
+
+class Sender:
+    """A file that sends what is written to it as CHUNK frames."""
+
+    def __init__(self, link):
+        """Send over a connection that has said HELLO."""
+        self.link = link
+        self.pending = bytearray()
+
+    def frame(self, header, body=b""):
+        """Send one frame."""
+        text = json.dumps(header).encode()
+        self.link.sendall(PREFIX.pack(len(text), len(body)) + text)
+        if body:
+            self.link.sendall(body)
+
+    def write(self, data):
+        """Buffer and send; the file interface tarfile needs."""
+        self.pending += data
+        while len(self.pending) >= PIECE_BYTES:
+            self.frame({"type": "CHUNK", "last": False}, bytes(self.pending[:PIECE_BYTES]))
+            del self.pending[:PIECE_BYTES]
+        return len(data)
+
+    def finish(self):
+        """Send the rest, marked last."""
+        self.frame({"type": "CHUNK", "last": True}, bytes(self.pending))
+
+
+def receive(link):
+    """The next frame's header; BUILD has no body."""
+    data = b""
+    while len(data) < PREFIX.size or len(data) < PREFIX.size + PREFIX.unpack_from(data)[0]:
+        piece = link.recv(65536)
+        if not piece:
+            os._exit(0)
+        data += piece
+    return json.loads(data[PREFIX.size :])
+
+
+def install(header):
+    """Install and compile; the last lines of the output if it fails, else an empty list."""
+    wheels = header["wheels"]
+    pip = [sys.executable, "-I", "-c", PIP, f"{wheels}/tool", "install", "--no-index"]
+    pip += ["--find-links", wheels, "--only-binary=:all:", "--no-cache-dir", "--no-compile"]
+    pip += ["--disable-pip-version-check", "--no-warn-script-location", "--no-input", "--quiet"]
+    pip += ["--root-user-action=ignore", "--target", OUT, *header["requirements"]]
+    compile_all = [sys.executable, "-I", "-m", "compileall", "-q", "-j", "2"]
+    compile_all += ["--invalidation-mode", "unchecked-hash", OUT]
+    for command, must in ((pip, True), (compile_all, False)):
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if must and done.returncode:
+            return (done.stderr + done.stdout).splitlines()[-40:] or ["the installer failed"]
+    return []
+
+
+def main():
+    """HELLO, one BUILD, the tar or ERR."""
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    link.connect("/run/app/a.sock")
+    sender = Sender(link)
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    hello = {"type": "HELLO", "proto": 1, "role": "runner", "runtime": "python-build"}
+    sender.frame({**hello, "version": version, "concurrency": 1})
+    lines = install(receive(link))
+    if lines:
+        lines = [line[:300] for line in lines][-30:]
+        detail = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
+        sender.frame({"type": "ERR", "id": "", "kind": "build", "detail": detail, "trace": lines})
+        link.recv(1)
+        return
+    with tarfile.open(fileobj=sender, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(OUT, arcname=".", filter=lambda m: m if m.isreg() or m.isdir() else None)
+    sender.finish()
+    link.recv(1)  # wait to be ended
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""PURE: the container description. Everything that confines a sandbox is on this page.
+
+Owns: the SpecGenerator JSON, the masked paths, sizes of the writable mounts, the seccomp profile
+in force.
+Never: does I/O beyond reading its own ``seccomp.json``; talks to Podman.
+Read next: ``podman`` (who sends it and verifies the effect), ``kernel.faults``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from appliance.sandbox.spec import MIB, Level, SandboxSpec
+
+SHM_BYTES = 64 * MIB
+NOFILE = 1024
+_PAGE = 4096
+TMPFS_MOUNTS = ("/tmp", "/dev/shm", "/model")  # noqa: S108 - paths inside the container
+
+MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/buddyinfo", "/proc/bus", "/proc/cmdline",
+    "/proc/config.gz", "/proc/consoles", "/proc/crypto", "/proc/devices", "/proc/diskstats",
+    "/proc/dma", "/proc/driver", "/proc/execdomains", "/proc/fb", "/proc/interrupts",
+    "/proc/iomem", "/proc/ioports", "/proc/irq", "/proc/kallsyms", "/proc/kcore",
+    "/proc/key-users", "/proc/keys", "/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount",
+    "/proc/kpageflags", "/proc/latency_stats", "/proc/locks", "/proc/mdstat", "/proc/misc",
+    "/proc/modules", "/proc/mtrr", "/proc/pagetypeinfo", "/proc/partitions",
+    "/proc/sched_debug", "/proc/schedstat", "/proc/scsi", "/proc/slabinfo", "/proc/softirqs",
+    "/proc/swaps", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats",
+    "/proc/vmallocinfo", "/proc/vmstat", "/proc/zoneinfo", "/sys/bus", "/sys/class",
+    "/sys/dev", "/sys/firmware", "/sys/fs", "/sys/hypervisor", "/sys/kernel", "/sys/module",
+    "/sys/power",
+)  # fmt: skip
+
+# Ways to hold memory that no process maps and no sized tmpfs counts: harmless under a cgroup's
+# limit, a hole where only the watchdog counts.
+_UNCOUNTED = (
+    "memfd_create", "shmget", "shmat", "shmctl", "shmdt", "msgget", "msgsnd", "msgrcv", "msgctl",
+    "semget", "semop", "semctl", "semtimedop", "semtimedop_time64", "sched_setaffinity",
+)  # fmt: skip
+_MAP_SHARED_ANONYMOUS = 0x21
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """The two ids of one container. ``first`` counts from 0 in the service user's sub-id range."""
+
+    first: int
+    root_uid: int
+    user_uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TmpfsSizes:
+    """Bytes and inodes of each writable mount."""
+
+    bytes: dict[str, int]
+    inodes: dict[str, int]
+
+
+def tmpfs_sizes(spec: SandboxSpec, *, build: bool = False) -> TmpfsSizes:
+    """How large each writable mount may grow; a file takes whole pages and one inode."""
+    tmp = spec.resources.tmp_bytes
+    model = spec.model_bytes + spec.model_bytes // 8 + 80 * MIB
+    return TmpfsSizes(
+        bytes={
+            "/tmp": tmp,  # noqa: S108
+            "/dev/shm": min(SHM_BYTES, spec.resources.memory_bytes),  # noqa: S108
+            "/model": _PAGE * 16 if build else model,
+        },
+        inodes={
+            "/tmp": 400_000 if build else 8_192,  # noqa: S108
+            "/dev/shm": 1_024,  # noqa: S108
+            "/model": 64 if build else 32_768,
+        },
+    )
+
+
+def process_limits(spec: SandboxSpec, level: Level, *, build: bool = False) -> dict[str, int]:
+    """The rlimits of the first process, inherited by all; ``data`` only where no cgroup counts.
+
+    The monitor is one process more than the version asked for.
+    """
+    sizes = tmpfs_sizes(spec, build=build).bytes
+    found = {
+        "nproc": spec.resources.pids + 1,
+        "fsize": max(sizes.values()),
+        "nofile": NOFILE,
+        "core": 0,
+        "msgqueue": 0,
+        "memlock": 0,
+    }
+    if level != "enforced":
+        found["data"] = spec.resources.memory_bytes
+    return found
+
+
+def seccomp_profile(level: Level) -> dict[str, Any]:
+    """The allow-list in force: ``seccomp.json``, narrowed where the watchdog counts memory."""
+    text = resources.files("appliance.sandbox").joinpath("seccomp.json").read_text("utf-8")
+    profile: dict[str, Any] = json.loads(text)
+    if level == "enforced":
+        return profile
+    allowed = profile["syscalls"][0]
+    gone = {*_UNCOUNTED, "mmap"}
+    allowed["names"] = [name for name in allowed["names"] if name not in gone]
+    for wanted in (0x00, 0x01, 0x20):  # every mapping but a shared anonymous one
+        rule = {
+            "names": ["mmap"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [
+                {
+                    "index": 3,
+                    "value": _MAP_SHARED_ANONYMOUS,
+                    "valueTwo": wanted,
+                    "op": "SCMP_CMP_MASKED_EQ",
+                }
+            ],
+        }
+        profile["syscalls"].append(rule)
+    refusal = {"names": list(_UNCOUNTED), "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
+    profile["syscalls"].append(refusal)
+    return profile
+
+
+def environment(spec: SandboxSpec) -> dict[str, str]:
+    """The container's whole environment: nothing of the host's."""
+    threads = str(max(1, math.ceil(spec.resources.cpus)))
+    names = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM", "BLIS", "RAYON", "POLARS_MAX")
+    found = {f"{name}_NUM_THREADS": threads for name in names}
+    found["VECLIB_MAXIMUM_THREADS"] = found.pop("VECLIB_MAXIMUM_NUM_THREADS")
+    found["POLARS_MAX_THREADS"] = found.pop("POLARS_MAX_NUM_THREADS")
+    return {
+        **found,
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/tmp",  # noqa: S108
+        "TMPDIR": "/tmp",  # noqa: S108
+        "LANG": "C.UTF-8",
+        "MALLOC_ARENA_MAX": "2",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TZ": "UTC",
+    }
+
+
+def container_json(
+    spec: SandboxSpec,
+    *,
+    name: str,
+    labels: dict[str, str],
+    command: tuple[str, ...],
+    slot: Slot,
+    rootfs: str,
+    box: str,
+    binds: dict[str, str],
+    seccomp_path: str,
+    level: Level,
+    cgroup_parent: str = "",
+    build: bool = False,
+) -> dict[str, Any]:
+    """The body of ``POST /containers/create``.
+
+    Args:
+        spec: what the version asks for.
+        name: container name.
+        labels: container labels.
+        command: argv of the first process.
+        slot: its two ids.
+        rootfs: read-only root folder, as Podman's mount namespace sees it.
+        box: folder with the socket and the runner, bound at ``/run/app``.
+        binds: further read-only binds, destination to source.
+        seccomp_path: file with the profile in force.
+        level: what holds the limits.
+        cgroup_parent: delegated cgroup; empty without one.
+        build: a dependency build: more inodes in ``/tmp``, which may execute.
+    """
+    sizes = tmpfs_sizes(spec, build=build)
+    ids = [
+        {"container_id": 0, "host_id": slot.first + 1, "size": 1},
+        {"container_id": 1000, "host_id": slot.first + 2, "size": 1},
+    ]
+    body: dict[str, Any] = {
+        "name": name,
+        "labels": labels,
+        "command": list(command),
+        "env": environment(spec),
+        "rootfs": rootfs,
+        "rootfs_overlay": False,
+        "user": "1000:1000",
+        "work_dir": "/",
+        "hostname": "sandbox",
+        "userns": {"nsmode": "private"},
+        "idmappings": {
+            "UIDMap": ids,
+            "GIDMap": ids,
+            "HostUIDMapping": False,
+            "HostGIDMapping": False,
+        },
+        "netns": {"nsmode": "none"},
+        "pidns": {"nsmode": "private"},
+        "ipcns": {"nsmode": "private"},
+        "utsns": {"nsmode": "private"},
+        "cgroupns": {"nsmode": "private"},
+        "read_only_filesystem": True,
+        "cap_drop": ["all"],
+        "no_new_privileges": True,
+        "seccomp_profile_path": seccomp_path,
+        "mask": list(MASKED) + (["/dev/zero"] if level != "enforced" else []),
+        "log_configuration": {"driver": "none"},
+        "stop_timeout": 0,
+        "oom_score_adj": 900,
+        "r_limits": [{"type": "core", "hard": 0, "soft": 0}],
+        "use_image_hosts": True,
+        "use_image_resolve_conf": True,
+        "image_volume_mode": "ignore",
+        "mounts": _mounts(sizes, box=box, binds=binds, build=build),
+    }
+    if level == "enforced":
+        body["resource_limits"] = cgroup_limits(spec)
+        if cgroup_parent:
+            body["cgroup_parent"] = cgroup_parent
+    return body
+
+
+def cgroup_limits(spec: SandboxSpec) -> dict[str, Any]:
+    """The kernel limits; the model's own files in ``/model`` are not charged to its memory."""
+    memory = spec.resources.memory_bytes + spec.model_bytes
+    return {
+        "memory": {"limit": memory, "swap": memory},
+        "pids": {"limit": spec.resources.pids + 1},
+        "cpu": {"quota": int(spec.resources.cpus * 100_000), "period": 100_000},
+    }
+
+
+def _mounts(
+    sizes: TmpfsSizes, *, box: str, binds: dict[str, str], build: bool
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for destination in TMPFS_MOUNTS:
+        may_execute = destination == "/model" or (build and destination != "/dev/shm")  # noqa: S108
+        options = ["rw", "nosuid", "nodev", "exec" if may_execute else "noexec", "mode=1777"]
+        options.append(f"size={sizes.bytes[destination]}")
+        found.append(
+            {
+                "destination": destination,
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": options,
+            }
+        )
+    for destination, source in {"/run/app": box, **binds}.items():
+        found.append(
+            {
+                "destination": destination,
+                "type": "bind",
+                "source": source,
+                "options": ["ro", "nosuid", "nodev", "bind", "private"],
+            }
+        )
+    return found
+
+
+def remount_script(sizes: TmpfsSizes) -> str:
+    """Shell text that gives each writable mount its inode quota, run in the container's mounts."""
+    return " && ".join(
+        f"mount -o remount,size={sizes.bytes[at]},nr_inodes={sizes.inodes[at]} {at}"
+        for at in TMPFS_MOUNTS
+    )

@@ -1,0 +1,225 @@
+"""What the kernel says about a process, and the few things one may do to it from outside.
+
+Owns: reading ``/proc``, per-process limits, affinity, pidfds, memory accounting.
+Never: decides anything; knows Podman or specs.
+Read next: ``limits`` (what is done with these numbers), ``podman`` (who verifies with them).
+
+The service user owns the user namespace above every container's, so it may read, limit and kill
+processes of its sub-ids without any privilege.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PAGE = resource.getpagesize()
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+INODE_BYTES = 1024  # what one tmpfs inode costs the kernel, rounded up
+LIMIT_NAMES = {
+    "nproc": resource.RLIMIT_NPROC,
+    "data": resource.RLIMIT_DATA,
+    "fsize": resource.RLIMIT_FSIZE,
+    "nofile": resource.RLIMIT_NOFILE,
+    "core": resource.RLIMIT_CORE,
+    "msgqueue": 12,  # RLIMIT_MSGQUEUE, not named by the resource module
+    "memlock": resource.RLIMIT_MEMLOCK,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """The security-relevant lines of ``/proc/PID/status`` and the user namespace's map."""
+
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+    no_new_privileges: bool
+    seccomp: int
+    effective: int
+    bounding: int
+    uid_map: tuple[tuple[int, int, int], ...]
+
+
+def confinement(pid: int) -> Confinement:
+    """How a process is confined now.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    base = Path(f"/proc/{pid}")
+    fields = dict(
+        line.split(":", 1) for line in (base / "status").read_text().splitlines() if ":" in line
+    )
+    rows = [line.split() for line in (base / "uid_map").read_text().splitlines()]
+    return Confinement(
+        uids=tuple(int(word) for word in fields["Uid"].split()),
+        gids=tuple(int(word) for word in fields["Gid"].split()),
+        no_new_privileges=fields["NoNewPrivs"].strip() == "1",
+        seccomp=int(fields["Seccomp"]),
+        effective=int(fields["CapEff"], 16),
+        bounding=int(fields["CapBnd"], 16),
+        uid_map=tuple((int(a), int(b), int(c)) for a, b, c in rows),
+    )
+
+
+def faults(found: Confinement, *, root_uid: int, user_uid: int) -> list[str]:
+    """What is wrong with a container's confinement; empty when everything holds.
+
+    Args:
+        found: what ``confinement`` returned.
+        root_uid: the host uid its uid 0 must be.
+        user_uid: the host uid its uid 1000 must be, which it must run as.
+    """
+    wrong = []
+    if not found.no_new_privileges:
+        wrong.append("NoNewPrivs is 0")
+    if found.seccomp != 2:
+        wrong.append(f"Seccomp is {found.seccomp}")
+    if found.effective or found.bounding:
+        wrong.append(f"it has capabilities {found.effective | found.bounding:x}")
+    if set(found.uids) != {user_uid} or set(found.gids) != {user_uid}:
+        wrong.append(f"it runs as {found.uids}")
+    mapped = {(inside, size) for inside, _, size in found.uid_map}
+    if mapped != {(0, 1), (1000, 1)}:
+        wrong.append(f"its uid map is {found.uid_map}")
+    if root_uid == os.getuid() or user_uid == os.getuid():
+        wrong.append("the service user's own uid is mapped")
+    return wrong
+
+
+def set_limits(pid: int, limits: Mapping[str, int]) -> None:
+    """Set hard and soft resource limits of a process that its children will inherit.
+
+    Raises:
+        OSError: the process is gone or may not be limited.
+    """
+    for name, value in limits.items():
+        resource.prlimit(pid, LIMIT_NAMES[name], (value, value))
+
+
+def limits_of(pid: int) -> dict[str, int]:
+    """The soft limits in force, for checking what ``set_limits`` did."""
+    return {name: resource.prlimit(pid, number)[0] for name, number in LIMIT_NAMES.items()}
+
+
+def pin(pid: int, cores: Collection[int], niceness: int) -> None:
+    """Bind a process to some cores and lower its priority."""
+    os.sched_setaffinity(pid, cores)
+    os.setpriority(os.PRIO_PROCESS, pid, niceness)
+
+
+def kill(pidfd: int) -> None:
+    """SIGKILL through a pidfd; no error if it is already gone."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def call(command: Sequence[str], timeout_s: float = 10.0) -> str:
+    """Run a helper program; what it complained about, "" if it succeeded. Blocking."""
+    try:
+        done = subprocess.run(  # noqa: S603 - own arguments
+            command,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C"},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]}: {error}"
+    if not done.returncode:
+        return ""
+    return (done.stderr or done.stdout).strip()[:500] or f"exit status {done.returncode}"
+
+
+def pids_by_uid(uids: Collection[int]) -> dict[int, list[int]]:
+    """Every process of these host uids, one pass over ``/proc``.
+
+    A process that made itself undumpable shows under its user namespace's root: ask for that too.
+    """
+    found: dict[int, list[int]] = {uid: [] for uid in uids}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                uid = os.stat(f"/proc/{name}").st_uid
+                if uid in found:
+                    found[uid].append(int(name))
+    return found
+
+
+def anonymous_bytes(pids: Iterable[int]) -> int:
+    """Resident anonymous memory of processes; pages shared after fork count once for each."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            words = Path(f"/proc/{pid}/statm").read_bytes().split()
+            total += (int(words[1]) - int(words[2])) * _PAGE
+    return total
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Resident memory of processes, shared pages included."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            total += int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
+    return total
+
+
+def proportional_bytes(pids: Iterable[int]) -> int:
+    """Anonymous memory, a page shared by n processes counted as 1/n in each; slower."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss_Anon:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def tmpfs_bytes(pid: int, mounts: Iterable[str]) -> dict[str, int]:
+    """Memory each tmpfs of a container holds: its blocks and its inodes."""
+    used = {}
+    for mount in mounts:
+        with contextlib.suppress(OSError):
+            at = os.statvfs(f"/proc/{pid}/root{mount}")
+            blocks = (at.f_blocks - at.f_bfree) * at.f_frsize
+            used[mount] = blocks + (at.f_files - at.f_ffree) * INODE_BYTES
+    return used
+
+
+def cpu_ms(pids: Iterable[int]) -> int:
+    """CPU time processes used, their ended children included."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(int(word) for word in rest[11:15])
+    return ticks * 1000 // _TICKS_PER_S
+
+
+def start_time(pid: int) -> str:
+    """A process's start in clock ticks since boot; with the pid it names a process for ever."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def subordinate_range(user: str, uid: int, text: str) -> tuple[int, int]:
+    """First id and count of a user's largest range in ``/etc/subuid`` text; (0, 0) if none."""
+    best = (0, 0)
+    for line in text.splitlines():
+        parts = line.strip().split(":")
+        if len(parts) == 3 and parts[0] in (user, str(uid)) and parts[2].isdigit():
+            best = max(best, (int(parts[1]), int(parts[2])), key=lambda pair: pair[1])
+    return best

@@ -1,0 +1,465 @@
+"""The runner link, host side: frames in and out of one sandbox, every one of them untrusted.
+
+Owns: the frame codec, the two connections of a sandbox, what may arrive when, the tail of its logs.
+Never: starts or kills anything, knows Podman; believes a length, a name or a claim of the guest.
+Read next: ``PROTOCOL.md`` (the contract), ``podman`` (who turns ``LinkLost`` into a problem).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.sandbox.spec import Reply, Request
+
+PROTO = 1
+HEADER_BYTES_MAX = 16 * 1024
+CHUNK_BYTES_MAX = 1024 * 1024
+LOG_BYTES_MAX = 64 * 1024
+LOG_LINES_MAX = 200
+LOG_BYTES_PER_S = 1024 * 1024
+LOG_FRAMES_PER_S = 64
+DETAIL_MAX = 2000
+_READ_LIMIT = 256 * 1024
+_PREFIX = struct.Struct(">IQ")
+_CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,255}")
+
+Sink = Callable[[bytes], Awaitable[None]]
+
+
+class LinkLost(Exception):
+    """The connection ended (``protocol`` empty) or broke the protocol (``protocol`` says how)."""
+
+    def __init__(self, protocol: str = "") -> None:
+        super().__init__(protocol or "connection ended")
+        self.protocol = protocol
+
+
+class GuestFault(Exception):
+    """The runner reported a failure (ERR); ``kind`` as in PROTOCOL.md, texts are cleaned."""
+
+    def __init__(self, kind: str, detail: str, missing: str, trace: tuple[str, ...]) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.missing = missing
+        self.trace = trace
+
+
+class ReplyOverCap(Exception):
+    """The runner announced an answer larger than the request allows; it was not read."""
+
+
+class Header(msgspec.Struct):
+    """The members a guest's header may have, typed; others are ignored."""
+
+    type: str
+    id: str = ""
+    proto: int = 0
+    role: str = ""
+    runtime: str = ""
+    version: str = ""
+    content_type: str = ""
+    compute_us: int = 0
+    kind: str = ""
+    detail: str = ""
+    missing: str = ""
+    trace: list[str] = msgspec.field(default_factory=list)
+    stream: str = ""
+    dropped: int = 0
+    code: int = 0
+    last: bool = False
+
+
+_header_from_bytes = msgspec.json.Decoder(Header).decode
+
+
+def clean(text: str, characters_max: int = DETAIL_MAX) -> str:
+    """Text of a guest made safe to show: bounded, no control, escape or surrogate characters."""
+    kept = text[:characters_max].encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in kept)
+
+
+def frame(header: dict[str, Any], body_bytes: int = 0) -> bytes:
+    """The bytes of a frame up to its body."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return _PREFIX.pack(len(text), body_bytes) + text
+
+
+class LogTail:
+    """The last 64 KiB and 200 lines a sandbox printed; what was left out is counted."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque()
+        self._partial: dict[str, str] = {}
+        self._bytes = 0
+        self._left_out = 0
+
+    def add(self, stream: str, data: bytes, dropped: int) -> None:
+        """Append a piece of output; ``dropped`` bytes before it never arrived."""
+        if dropped > 0:
+            self._left_out += min(dropped, 1 << 60)
+            self._partial.pop(stream, None)
+        text = self._partial.pop(stream, "") + data.decode("utf-8", "replace")
+        *lines, rest = text.split("\n")
+        for line in lines[-LOG_LINES_MAX:]:
+            self._put(line)
+        self._left_out += sum(len(line) + 1 for line in lines[:-LOG_LINES_MAX])
+        if len(rest) > 4096:
+            self._put(rest)
+            rest = ""
+        if rest:
+            self._partial["stderr" if stream == "stderr" else "stdout"] = rest
+
+    def _put(self, line: str) -> None:
+        line = clean(line, 4096)
+        self._lines.append(line)
+        self._bytes += len(line) + 1
+        while len(self._lines) > LOG_LINES_MAX or self._bytes > LOG_BYTES_MAX:
+            gone = len(self._lines.popleft()) + 1
+            self._bytes -= gone
+            self._left_out += gone
+
+    def lines(self) -> tuple[str, ...]:
+        """The tail, oldest first; the first line says how much is missing before it."""
+        mark = (f"[... {self._left_out} bytes of output left out ...]",) if self._left_out else ()
+        rest = tuple(clean(text, 4096) for text in self._partial.values() if text)
+        return (*mark, *self._lines, *rest)
+
+
+class _Bucket:
+    """A token bucket in log frames and bytes; ``pay`` sleeps when it is empty."""
+
+    def __init__(self) -> None:
+        self._debt_s = 0.0
+        self._at = 0.0
+
+    async def pay(self, size_bytes: int) -> None:
+        now = asyncio.get_running_loop().time()
+        self._debt_s = max(0.0, self._debt_s - (now - self._at))
+        self._at = now
+        self._debt_s += max(1 / LOG_FRAMES_PER_S, size_bytes / LOG_BYTES_PER_S)
+        if self._debt_s > 0.5:  # half a second of burst
+            await asyncio.sleep(self._debt_s - 0.5)
+
+
+class _Open:
+    """The one exchange in progress: what may answer it, and the future that waits."""
+
+    def __init__(
+        self, *, ident: str, answer: str, body_bytes_max: int, sink: Sink | None = None
+    ) -> None:
+        self.ident = ident
+        self.answer = answer
+        self.body_bytes_max = body_bytes_max
+        self.sink = sink
+        self.done: asyncio.Future[tuple[Header, bytes]] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # retrieved here if nobody waits any more
+
+
+class Link:
+    """Both connections of one sandbox. Made before its container starts, closed after its end."""
+
+    def __init__(self) -> None:
+        self.logs = LogTail()
+        self.runtime = ""
+        self.exit_code: int | None = None
+        self.lost = asyncio.Event()
+        self.monitor_lost = asyncio.Event()
+        self.protocol_error = ""
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: dict[str, asyncio.StreamWriter] = {}
+        self._accepted = 0
+        self._hello = asyncio.Event()
+        self._open: _Open | None = None
+        self._pong: _Open | None = None
+
+    async def listen(self, path: Path) -> None:
+        """Listen on a unix socket that only the container's mapped users can reach.
+
+        ``path`` may be longer than a socket address allows: its folder is entered by descriptor.
+        """
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            short = f"/proc/self/fd/{folder}/{path.name}"
+            self._server = await asyncio.start_unix_server(
+                self._connected, short, limit=_READ_LIMIT, backlog=4
+            )
+        finally:
+            os.close(folder)
+        os.chmod(path, 0o666)  # noqa: S103 - its folder and the user map decide who gets that far
+
+    async def hello(self) -> None:
+        """Wait for the runner's HELLO; the caller keeps the deadline.
+
+        Raises:
+            LinkLost: it ended or sent something else.
+        """
+        waits = [asyncio.ensure_future(e.wait()) for e in (self._hello, self.lost)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.lost.is_set() or self.protocol_error:
+            raise LinkLost(self.protocol_error)
+        await self._stop_listening()
+
+    async def load(self, header: dict[str, Any], tar: AsyncIterator[bytes]) -> Header:
+        """Send LOAD and the tar stream, wait for READY.
+
+        Raises:
+            LinkLost, GuestFault.
+        """
+        exchange = self._begin(_Open(ident="", answer="READY", body_bytes_max=0))
+        try:
+            await self._send(frame({"type": "LOAD", **header}))
+            async for piece in tar:
+                for start in range(0, len(piece), CHUNK_BYTES_MAX):
+                    part = memoryview(piece)[start : start + CHUNK_BYTES_MAX]
+                    await self._send(frame({"type": "CHUNK", "last": False}, len(part)), part)
+                    if exchange.done.done():
+                        break
+                if exchange.done.done():
+                    break
+            else:
+                await self._send(frame({"type": "CHUNK", "last": True}))
+            answer, _ = await exchange.done
+        finally:
+            self._open = None
+        return answer
+
+    async def request(self, request: Request) -> Reply:
+        """Send REQ, wait for RES.
+
+        Raises:
+            LinkLost, GuestFault, ReplyOverCap.
+        """
+        exchange = self._begin(
+            _Open(ident=request.id, answer="RES", body_bytes_max=request.reply_bytes_max)
+        )
+        header = {
+            "type": "REQ",
+            "id": request.id,
+            "content_type": request.content_type,
+            "timeout_ms": request.timeout_ms,
+        }
+        try:
+            await self._send(frame(header, len(request.body)), memoryview(request.body))
+            answer, body = await exchange.done
+        finally:
+            self._open = None
+        if not _CONTENT_TYPE.fullmatch(answer.content_type):
+            raise LinkLost("the answer's content type is not printable text")
+        compute_us = min(max(answer.compute_us, 0), request.timeout_ms * 1000)
+        return Reply(content_type=answer.content_type, body=body, compute_us=compute_us)
+
+    async def build(self, header: dict[str, Any], sink: Sink) -> None:
+        """Send BUILD, hand every CHUNK to ``sink``, return after the last.
+
+        Raises:
+            LinkLost, GuestFault; anything ``sink`` raises.
+        """
+        exchange = self._begin(
+            _Open(ident="", answer="CHUNK", body_bytes_max=CHUNK_BYTES_MAX, sink=sink)
+        )
+        try:
+            await self._send(frame({"type": "BUILD", **header}))
+            await exchange.done
+        finally:
+            self._open = None
+
+    async def settle_logs(self, timeout_s: float = 0.5) -> None:
+        """Have the monitor send what the model printed so far; gives up after the timeout."""
+        writer = self._writers.get("monitor")
+        if writer is None or self._pong is not None or self.monitor_lost.is_set():
+            return
+        self._pong = _Open(ident="logs", answer="PONG", body_bytes_max=0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                writer.write(frame({"type": "PING", "id": "logs"}))
+                await self._pong.done
+        except (TimeoutError, LinkLost, OSError):
+            pass
+        finally:
+            self._pong = None
+
+    def end(self) -> None:
+        """The container is gone: whatever is still waited for will not come."""
+        self._lose("")
+
+    async def close(self) -> None:
+        """Close sockets and end the reading tasks; idempotent."""
+        self._lose("")
+        await self._stop_listening()
+        for writer in self._writers.values():
+            writer.transport.abort()
+        tasks = [t for t in self._tasks if t is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _begin(self, exchange: _Open) -> _Open:
+        if self.lost.is_set():
+            raise LinkLost(self.protocol_error)
+        if self._open is not None:
+            raise RuntimeError("one exchange at a time")
+        self._open = exchange
+        return exchange
+
+    async def _send(self, *parts: bytes | memoryview) -> None:
+        writer = self._writers["runner"]
+        try:
+            for part in parts:
+                writer.write(part)
+            await writer.drain()
+        except (ConnectionError, OSError):
+            # Why it went is known to the reading side; it may hold an ERR sent before the end.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.lost.wait(), 1.0)
+            if self._open is None or not self._open.done.done():
+                raise LinkLost(self.protocol_error) from None
+
+    def _lose(self, protocol: str) -> None:
+        if protocol and not self.protocol_error:
+            self.protocol_error = protocol
+        self.lost.set()
+        if self._open is not None:
+            self._open.fail(LinkLost(self.protocol_error))
+        if self._pong is not None:
+            self._pong.fail(LinkLost(self.protocol_error))
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or self._accepted >= 2 or self.lost.is_set():
+            writer.transport.abort()
+            if self._accepted >= 2:
+                self._lose("a third connection was opened")
+            return
+        self._accepted += 1
+        self._tasks.add(task)
+        role = ""
+        try:
+            role = await self._greet(reader, writer)
+            await (self._read_monitor(reader) if role == "monitor" else self._read_runner(reader))
+        except LinkLost as lost:
+            self._lose(lost.protocol)
+        except (asyncio.IncompleteReadError, OSError):
+            if role != "monitor":
+                self._lose("")
+        finally:
+            if role == "monitor":
+                self.monitor_lost.set()
+            self._tasks.discard(task)
+            writer.transport.abort()
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        header, body_bytes = await _read_header(reader)
+        if header.type != "HELLO" or body_bytes or header.proto != PROTO:
+            raise LinkLost("the first frame is not a HELLO of this protocol")
+        if header.role not in ("runner", "monitor") or header.role in self._writers:
+            raise LinkLost("HELLO with an unknown or repeated role")
+        self._writers[header.role] = writer
+        if header.role == "runner":
+            self.runtime = clean(f"{header.runtime} {header.version}", 100)
+            self._hello.set()
+        return header.role
+
+    async def _read_runner(self, reader: asyncio.StreamReader) -> None:
+        bucket = _Bucket()
+        while True:
+            header, body_bytes = await _read_header(reader)
+            if header.type == "LOG":
+                await self._take_log(reader, header, body_bytes, bucket)
+                continue
+            exchange = self._open
+            if exchange is None or exchange.done.done():
+                raise LinkLost(f"{clean(header.type, 20)} while nothing was asked")
+            if header.id != exchange.ident:
+                raise LinkLost("an answer to something that was not asked")
+            if header.type == "ERR" and not body_bytes:
+                exchange.fail(_fault_from_header(header))
+            elif header.type == exchange.answer:
+                await self._take_answer(reader, header, body_bytes, exchange)
+            else:
+                raise LinkLost(f"{clean(header.type, 20)} is not allowed here")
+
+    async def _take_answer(
+        self, reader: asyncio.StreamReader, header: Header, body_bytes: int, exchange: _Open
+    ) -> None:
+        if body_bytes > exchange.body_bytes_max:
+            exchange.fail(ReplyOverCap())
+            raise LinkLost("the answer is over its cap")
+        body = await reader.readexactly(body_bytes) if body_bytes else b""
+        if exchange.sink is not None:
+            try:
+                await exchange.sink(body)
+            except Exception as error:
+                exchange.fail(error)
+                raise LinkLost("") from error
+            if not header.last:
+                return
+        if not exchange.done.done():
+            exchange.done.set_result((header, body))
+
+    async def _read_monitor(self, reader: asyncio.StreamReader) -> None:
+        bucket = _Bucket()
+        while True:
+            header, body_bytes = await _read_header(reader)
+            if header.type == "LOG":
+                await self._take_log(reader, header, body_bytes, bucket)
+            elif header.type == "EXIT" and not body_bytes and self.exit_code is None:
+                self.exit_code = max(-64, min(header.code, 255))
+            elif header.type == "PONG" and not body_bytes and self._pong is not None:
+                if not self._pong.done.done():
+                    self._pong.done.set_result((header, b""))
+            elif header.type != "PONG" or body_bytes:
+                raise LinkLost(f"{clean(header.type, 20)} is not allowed from the monitor")
+
+    async def _take_log(
+        self, reader: asyncio.StreamReader, header: Header, body_bytes: int, bucket: _Bucket
+    ) -> None:
+        if body_bytes > LOG_BYTES_MAX:
+            raise LinkLost("a LOG frame is over its cap")
+        data = await reader.readexactly(body_bytes) if body_bytes else b""
+        self.logs.add(header.stream, data, header.dropped)
+        await bucket.pay(body_bytes)
+
+
+async def _read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:
+    """The next frame's header and the length of its body, which is still unread."""
+    header_bytes, body_bytes = _PREFIX.unpack(await reader.readexactly(_PREFIX.size))
+    if not 2 <= header_bytes <= HEADER_BYTES_MAX:
+        raise LinkLost("a frame header's length is out of bounds")
+    text = await reader.readexactly(header_bytes)
+    try:
+        return _header_from_bytes(text), body_bytes
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise LinkLost("a frame header is not a JSON object of known members") from error
+
+
+def _fault_from_header(header: Header) -> GuestFault:
+    trace = tuple(clean(line, 500) for line in header.trace[-60:])
+    return GuestFault(
+        clean(header.kind, 20), clean(header.detail), clean(header.missing, 200), trace
+    )

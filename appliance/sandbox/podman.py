@@ -1,0 +1,315 @@
+"""The Podman engine: the transport to its service, slots, cores, and the probe of limits.
+
+Owns: the only import of ``podman``; which sandboxes there are; what is free for the next one.
+Never: decides when a sandbox is made or reused (``pool``); trusts what Podman reports.
+Read next: ``container`` (the life of one), ``hardening`` (what a container is), ``limits``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import pwd
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import podman
+import requests
+
+from appliance import clock, config
+from appliance.errors import GuestError, LimitsUnenforced, OutOfMemory, PodmanUnavailable
+from appliance.sandbox import hardening, images, kernel, limits
+from appliance.sandbox.container import PodmanSandbox, Slots
+from appliance.sandbox.link import Sink
+from appliance.sandbox.runtimes import RUNTIMES
+from appliance.sandbox.service import PodmanService, find_runtime
+from appliance.sandbox.spec import Level, LimitsReport, Request, SandboxSpec
+
+_LOG = logging.getLogger(__name__)
+_API_TIMEOUT_S = 30.0
+
+
+class Api:
+    """Raw calls to the Podman service, one client per thread; blocking."""
+
+    def __init__(self, socket: Path) -> None:
+        self._url = f"unix://{socket}"
+        self._local = threading.local()
+
+    def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """HTTP status and decoded body of one call; tried anew once if the service went away.
+
+        Raises:
+            PodmanUnavailable: the service does not answer.
+        """
+        for attempt in (1, 2):
+            client = getattr(self._local, "client", None)
+            if client is None:
+                client = podman.PodmanClient(base_url=self._url, timeout=_API_TIMEOUT_S)
+                self._local.client = client
+            try:
+                reply = getattr(client.api, method)(path, **options)
+                return reply.status_code, reply.json() if reply.content else None
+            except (requests.RequestException, OSError, ValueError) as error:
+                self._local.client = None
+                if attempt == 2:
+                    raise PodmanUnavailable(
+                        "Podman's service does not answer.", hint="appliance doctor"
+                    ) from error
+        raise AssertionError
+
+    def must(self, method: str, path: str, **options: Any) -> Any:
+        """The body of a call that has to succeed.
+
+        Raises:
+            PodmanUnavailable: it did not; the detail is Podman's own message.
+        """
+        status, body = self.call(method, path, **options)
+        if status >= 300:
+            reason = str(body.get("message", body) if isinstance(body, dict) else body)[:500]
+            raise PodmanUnavailable(f"Podman refused: {reason}", hint="appliance doctor")
+        return body
+
+    def remove(self, name: str) -> bool:
+        """Remove a container by force; a life that is just ending makes Podman say 500: retried."""
+        for _ in range(8):
+            with contextlib.suppress(PodmanUnavailable):
+                parameters = {"force": "true", "timeout": "0", "v": "true"}
+                status, _body = self.call("delete", f"/containers/{name}", params=parameters)
+                if status < 300 or status == 404:
+                    return True
+            threading.Event().wait(0.05)
+        return False
+
+
+class PodmanExecutor:
+    """``Executor`` on this machine's rootless Podman."""
+
+    def __init__(
+        self,
+        settings: config.Sandbox,
+        *,
+        run_dir: Path,
+        data_dir: Path,
+        slots: tuple[int, int] | None = None,
+    ) -> None:
+        """Describe it; nothing happens before ``start``.
+
+        Args:
+            settings: the ``[sandbox]`` section.
+            run_dir: folder on a tmpfs.
+            data_dir: folder with ``runtimes/`` and ``deps/``.
+            slots: first id and count of the sub-ids to use; ``None`` reads ``/etc/subuid``.
+        """
+        self.settings = settings
+        self.run_dir = run_dir
+        self.data_dir = data_dir
+        self.boxes = run_dir / "box"
+        self.instance = clock.new_id("in", 8)
+        self.cores = sorted(os.sched_getaffinity(0))
+        self.watchdog = limits.Watchdog()
+        self.service: PodmanService | None = None
+        self._slots_given = slots
+        self.slots = Slots(0, 0)
+        self.api = Api(run_dir / "podman.sock")
+        self._threads = ThreadPoolExecutor(2 * len(self.cores) + 4, "podman")
+        self._sandboxes: dict[str, PodmanSandbox] = {}
+        self._pinned: dict[int, int] = dict.fromkeys(self.cores, 0)
+        self._limits = limits.unprobed("Not started.")
+        self._probing = asyncio.Lock()
+        self._version = ""
+        self.cgroup_parent = ""
+
+    @property
+    def limits(self) -> LimitsReport:
+        """What the probe found."""
+        return self._limits
+
+    async def start(self) -> None:
+        """See ``Executor.start``."""
+        base, count = self._slots_given or _own_range()
+        if count < 4:
+            raise PodmanUnavailable(
+                "The service user has no subordinate user ids.",
+                hint="usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
+            )
+        self.slots = Slots(base, count, start=hash(str(self.run_dir)))
+        self.service = PodmanService(
+            self.run_dir,
+            runtime=find_runtime(self.settings.oci_runtime),
+            binds={
+                "runtimes": self.data_dir / "runtimes",
+                "deps": self.data_dir / "deps",
+                "wheels": self.data_dir / "wheels",
+                "box": self.boxes,
+            },
+        )
+        await self.service.start()
+        self.watchdog.start()
+        for level in ("enforced", "supervised"):
+            profile = json.dumps(hardening.seccomp_profile(level))
+            (self.boxes / f"seccomp-{level}.json").write_text(profile, encoding="ascii")
+        about = await self.run(self.api.must, "get", "/version")
+        self._version = str(about.get("Version", ""))
+        self._limits = limits.unprobed("No runtime is installed, so nothing could be tried.")
+        await self._probe_if_possible()
+
+    async def close(self) -> None:
+        """See ``Executor.close``."""
+        await asyncio.gather(*(box.destroy() for box in list(self._sandboxes.values())))
+        self.watchdog.stop()
+        if self.service is not None:
+            await self.service.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._limits = limits.unprobed("Stopped.")
+
+    async def create(self, spec: SandboxSpec) -> PodmanSandbox:
+        """See ``Executor.create``."""
+        if not self._limits.mechanism:
+            await self._probe_if_possible()
+        report = self._limits
+        if report.level == "none":
+            raise LimitsUnenforced(
+                f"No model may run: {report.detail}", hint="appliance doctor limits"
+            )
+        if report.level == "supervised" and not self.settings.accept_supervised_limits:
+            raise LimitsUnenforced(
+                "Limits on this host are supervised by the appliance, not enforced by the kernel, "
+                "and that was not accepted.",
+                hint="set sandbox.accept_supervised_limits = true, or delegate a cgroup v2",
+            )
+        return await self._make(spec, report.level)
+
+    async def build(
+        self, spec: SandboxSpec, requirements: tuple[str, ...], wheels: str, sink: Sink
+    ) -> None:
+        """See ``Executor.build``."""
+        await self._probe_if_possible()
+        if self._limits.level == "none":
+            raise LimitsUnenforced(f"Nothing may run: {self._limits.detail}")
+        sandbox = await self._make(spec, self._limits.level, wheels=wheels)
+        try:
+            await sandbox.build(requirements, sink)
+        finally:
+            await sandbox.destroy()
+
+    def info(self) -> dict[str, Any]:
+        """See ``Executor.info``."""
+        service = self.service
+        return {
+            "engine": "podman",
+            "version": self._version,
+            "oci_runtime": Path(service.runtime).name if service else "",
+            "socket": str(self.run_dir / "podman.sock"),
+            "service_pid": service.pid if service else 0,
+            "service_restarts": service.restarts if service else 0,
+            "isolation": "rootless, own user ids, no network, read-only root, no capabilities",
+            "sandboxes": len(self._sandboxes),
+        }
+
+    async def run(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """A blocking call in one of the transport's threads."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: call(*arguments, **named))
+
+    def place(self, cpus: float) -> tuple[int, ...]:
+        """The cores a new container is bound to: the least used ones; all if it asks for all."""
+        wanted = min(len(self.cores), max(1, int(cpus + 0.999)))
+        chosen = tuple(sorted(self.cores, key=lambda core: (self._pinned[core], core))[:wanted])
+        for core in chosen:
+            self._pinned[core] += 1
+        return chosen
+
+    def gone(self, sandbox: PodmanSandbox) -> None:
+        """A sandbox was removed: its ids and cores are free."""
+        if self._sandboxes.pop(sandbox.id, None) is not None:
+            self.slots.give(sandbox.slot)
+            for core in sandbox.cores:
+                self._pinned[core] -= 1
+
+    async def _make(self, spec: SandboxSpec, level: Level, *, wheels: str = "") -> PodmanSandbox:
+        runtime = await asyncio.to_thread(
+            images.require, self.data_dir, spec.runtime, spec.runtime_digest
+        )
+        sandbox = PodmanSandbox(self, spec, level=level, slot=self.slots.take())
+        sandbox.cores = self.place(spec.resources.cpus)
+        self._sandboxes[sandbox.id] = sandbox
+        try:
+            await sandbox.start(runtime.rootfs.parent.name, RUNTIMES[spec.runtime], wheels)
+        except BaseException:
+            await asyncio.shield(sandbox.destroy())
+            raise
+        return sandbox
+
+    async def _probe_if_possible(self) -> None:
+        """Try the limits, strongest mechanism first, unless they were tried already."""
+        async with self._probing:
+            if self._limits.mechanism:
+                return
+            found = await asyncio.to_thread(images.installed, self.data_dir)
+            if not found:
+                return
+            parent = limits.delegated_parent(self.settings.cgroup_parent)
+            tries: list[tuple[Level, str, str]] = [("supervised", "rlimits and watchdog", "")]
+            if parent:
+                tries.insert(0, ("enforced", f"delegated cgroup v2 {parent}", parent))
+            for level, mechanism, self.cgroup_parent in tries:
+                self._limits = await self._probe(level, mechanism, found[-1])
+                if self._limits.level != "none":
+                    break
+
+    async def _probe(self, level: Level, mechanism: str, runtime: images.Runtime) -> LimitsReport:
+        spec = limits.probe_spec(runtime.name, runtime.digest)
+        one, many, made = await asyncio.gather(
+            self._attempt(spec, level, "one", spec.resources.memory_bytes * 4),
+            self._attempt(spec, level, "many", int(spec.resources.memory_bytes * 0.6)),
+            self._attempt(spec, level, "pids", spec.resources.pids * 3),
+        )
+        result = limits.ProbeResult(one_process=one < 0, many_processes=many < 0, made=made)
+        return limits.report_from_probe(level, mechanism, result)
+
+    async def _attempt(self, spec: SandboxSpec, level: Level, what: str, size: int) -> int:
+        """What the probe model answered; -1 when it was stopped for memory.
+
+        Raises:
+            PodmanUnavailable: it could not even run; the detail says why.
+        """
+
+        async def tar() -> AsyncIterator[bytes]:
+            yield limits.probe_tar()
+
+        sandbox = await self._make(spec, level)
+        try:
+            await sandbox.load(tar())
+            body = json.dumps({"what": what, "size": size}).encode()
+            request = Request(
+                id="probe",
+                content_type="application/json",
+                body=body,
+                timeout_ms=spec.limits.invoke_timeout_ms,
+                reply_bytes_max=1024,
+            )
+            return int((await sandbox.request(request)).body)
+        except OutOfMemory:
+            return -1
+        except GuestError as error:
+            _LOG.warning("the limits probe ended otherwise than planned: %s", error.detail)
+            return 1 << 20
+        finally:
+            await sandbox.destroy()
+
+
+def _own_range() -> tuple[int, int]:
+    """This user's sub-id range."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    try:
+        text = Path("/etc/subuid").read_text(encoding="utf-8")
+    except OSError:
+        return 0, 0
+    return kernel.subordinate_range(user, os.getuid(), text)

@@ -1,0 +1,21 @@
+"""Python runtimes: Debian's own interpreter, no packages of its own.
+
+Owns: ``PYTHON_3_11``.
+Never: does I/O.
+Read next: ``guest/python_runner.py`` (what runs inside).
+"""
+
+from __future__ import annotations
+
+from appliance.sandbox.runtimes.language import Language
+
+PYTHON_3_11 = Language(
+    name="python3.11",
+    # libgomp1 and libstdc++6 are what compiled wheels (NumPy, scikit-learn) expect of a system.
+    packages=("python3", "python3.11", "libgomp1", "libstdc++6", "ca-certificates", "tzdata"),
+    proof="usr/bin/python3.11",
+    runner="python_runner.py",
+    command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_runner.py"),
+    builder="python_builder.py",
+    build_command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_builder.py"),
+)
