@@ -1,37 +1,745 @@
-"""Skeleton."""
+"""The ledger: what was appended is durable when ``append`` returns, and can never be changed.
+
+Owns: ``ledger/`` and ``anchor``: framing, group commit, the failed state, recovery of a torn tail.
+Never: retries on a file that failed, appends to a segment of an earlier life, or reads DuckDB.
+Read next: ``FORMAT.md`` section 3; ``verify`` (the same checks, alone); ``registry`` replays it.
+
+One thread writes: it takes everything that waits, writes one frame, syncs once, then wakes all.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from appliance.events import Event
+import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from appliance import clock
+from appliance.errors import (
+    ApplianceError,
+    AuditUnavailable,
+    CapacityExhausted,
+    DiskFull,
+    NotFound,
+    StoreCorrupt,
+)
+from appliance.events import CallIntent, Event
 from appliance.records import Entry
+from appliance.store import verify
+from appliance.store.keyring import Keyring
+from appliance.store.proofs import Signer
+from appliance.store.seal import fsync_dir, hkdf, replace_file
+from appliance.store.verify import Frame, State, leaf_hash, push, root_of
+
+_LOG = logging.getLogger(__name__)
+_FRAME_RECORDS = 2048
+_FRAME_BYTES = 4 * 1024 * 1024
+_ANCHOR_PERIOD_S = 1.0
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """A signed head."""
+    """A signed head: the tree's size, its root in hex and the time it was signed (ns)."""
 
     size: int
     root_hex: str
     time_ns: int
 
 
-class Ledger:
-    """Sealed ledger."""
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place between frames: everything up to entry ``size`` lies before it."""
 
-    head: Head
-    state: str
+    segment: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The durable end of the ledger."""
+
+    segment: int
+    offset: int
+    size: int
+    chain: bytes
+    frontier: tuple[bytes, ...]
+    root: bytes
+    time_ns: int
+    signature: bytes
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place after the last durable frame."""
+        return Cursor(self.segment, self.offset, self.size)
+
+
+class _Tail(msgspec.Struct):
+    """A record without its sequence number, which the writer puts in front."""
+
+    v: int
+    ts: int
+    mono: int
+    boot: str
+    kind: str
+    tenant: str
+    actor: str
+    object: str
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    sealed: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Record(msgspec.Struct):
+    seq: int
+    ts: int
+    mono: int
+    boot: str
+    kind: str
+    tenant: str
+    actor: str
+    object: str
+    data: dict[str, Any] | None = None
+    sealed: str | None = None
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(_Record)
+
+
+class _Item:
+    """One ``append``: its records, and who waits for them."""
+
+    __slots__ = ("events", "first_seq", "future", "leaves", "mono_ns", "size", "tails", "time_ns")
+
+    def __init__(self, future: asyncio.Future[None] | None) -> None:
+        self.future = future
+        self.events: list[bytes] = []
+        self.tails: list[bytes] = []
+        self.size = 0
+        self.first_seq = 0
+        self.leaves: list[bytes] = []
+        self.time_ns = clock.now_ns()
+        self.mono_ns = clock.monotonic_ns()
+
+
+class Ledger:
+    """An open ledger. ``recover`` first (blocking), then ``start`` on the event loop."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        key: bytes,
+        signer: Signer,
+        keyring: Keyring,
+        segment_bytes: int,
+        queue_max: int,
+        free_bytes_min: int,
+    ) -> None:
+        """Args are the folder, the ledger key (32 bytes), and the limits of ``config.Store``."""
+        self.boot = clock.new_id("boot")
+        self.state: Literal["ok", "failed"] = "ok"
+        self.dropped = 0
+        self.folder = data_dir / "ledger"
+        self.anchor = data_dir / "anchor"
+        self.signer = signer
+        self._key = key
+        self._keyring = keyring
+        self._segment_bytes = segment_bytes
+        self._queue_max = queue_max
+        self._free_bytes_min = free_bytes_min
+        self._is_low = False
+        self._pending = 0
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._fd: int | None = None
+        self._segment_digest = b""
+        self._segment_key: AESGCM | None = None
+        self._keys: dict[int, tuple[bytes, AESGCM]] = {}
+        self._starts: list[int] = []  # first sequence number of segment i + 1
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._threads: list[threading.Thread] = []
+        self._stop = threading.Event()
+        self._anchored = -1
+        self._anchor_lock = threading.Lock()
+        self._watchers: list[Callable[[], None]] = []
+        self.position = Position(0, 0, 0, bytes(32), (), root_of([]), 0, b"")
+
+    # --- opening -----------------------------------------------------------------------------
+
+    def recover(
+        self, start: State | None, visit: Callable[[Frame], None], *, is_new: bool
+    ) -> tuple[str, int] | None:
+        """Verify everything after ``start``, cut a torn tail, check the anchor. Blocking.
+
+        Args:
+            start: a trusted earlier place (from ``registry.snap``), or ``None`` for the beginning.
+            visit: called with each verified frame in order.
+            is_new: an empty ledger is expected; otherwise a missing anchor is refused.
+
+        Returns:
+            (segment name, bytes cut) if there was a torn tail.
+
+        Raises:
+            StoreCorrupt: the ledger is damaged, shortened or not the anchor's.
+        """
+        state = start or State()
+        cut = None
+        anchor_size, anchor_root = self._read_anchor(is_new=is_new)
+        is_met = anchor_size == 0
+        try:
+            is_met |= self._is_anchor(state, anchor_size, anchor_root)
+            walker = verify.Walker(self.folder, self._key, self.signer.public, state)
+            for frame in walker.frames():
+                visit(frame)
+                is_met |= self._is_anchor(state, anchor_size, anchor_root)
+        except verify.Torn as torn:
+            cut = self._cut(torn, state)
+        except verify.Bad as bad:
+            raise StoreCorrupt(
+                f"The ledger is damaged at entry {bad.seq}: {bad}.",
+                hint="appliance audit verify",
+                first_bad_seq=bad.seq,
+            ) from bad
+        if not is_met:
+            raise StoreCorrupt(
+                f"The ledger ends at entry {state.size}, but its anchor was signed at entry "
+                f"{anchor_size}: entries were lost or the data folder was rolled back.",
+                hint="restore the newest backup",
+                first_bad_seq=state.size + 1,
+            )
+        root = root_of(state.frontier)
+        self.position = Position(
+            state.segment,
+            state.offset,
+            state.size,
+            state.chain,
+            tuple(state.frontier),
+            root,
+            state.time_ns,
+            state.signature,
+        )
+        self._starts = [self._header(n)[0] for n in range(1, state.segment + 1)]
+        self._anchored = anchor_size if self.anchor.exists() else -1
+        if not state.size:
+            signature = self.signer.sign_head(0, root, 0, bytes(32))
+            self.position = Position(0, 0, 0, bytes(32), (), root, 0, signature)
+            self.write_anchor()
+        return cut
+
+    def _read_anchor(self, *, is_new: bool) -> tuple[int, bytes]:
+        try:
+            size, root, _chain = self.signer.public.open_note(self.anchor.read_text("utf-8"))
+        except FileNotFoundError:
+            if is_new:
+                return 0, root_of([])
+            raise StoreCorrupt(
+                "The ledger's anchor is missing: nothing proves that the ledger is whole.",
+                hint="restore the newest backup",
+            ) from None
+        except (verify.Bad, UnicodeDecodeError) as error:
+            raise StoreCorrupt(
+                "The ledger's anchor is damaged.", hint="restore it from the newest backup"
+            ) from error
+        return size, root
+
+    @staticmethod
+    def _is_anchor(state: State, size: int, root: bytes) -> bool:
+        if state.size == size and root_of(state.frontier) != root:
+            raise verify.Bad("the anchor was signed for another history", size)
+        return state.size == size
+
+    def _cut(self, torn: verify.Torn, state: State) -> tuple[str, int]:
+        path = self.folder / f"seg-{torn.segment:08d}"
+        if torn.offset <= verify.SEGMENT_SIZE:
+            path.unlink()
+            state.segment = torn.segment - 1
+            size = path_size(self.folder / f"seg-{state.segment:08d}") if state.segment else 0
+            state.offset = size
+        else:
+            with path.open("r+b") as file:
+                file.truncate(torn.offset)
+                os.fsync(file.fileno())
+        fsync_dir(self.folder)
+        _LOG.warning("cut %d unfinished bytes off %s", torn.size, path.name)
+        return path.name, torn.size
+
+    def start(self) -> None:
+        """Start the writer and the anchor threads; call on the event loop that will append."""
+        self._loop = asyncio.get_running_loop()
+        for target, name in ((self._write_loop, "ledger"), (self._anchor_loop, "anchor")):
+            thread = threading.Thread(target=target, name=f"store-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called, on the writer's thread, after each commit; it must be quick."""
+        self._watchers.append(callback)
+
+    async def close(self) -> None:
+        """Write what waits and the last anchor, then stop."""
+        self._queue.put(None)
+        self._stop.set()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._threads.clear()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    # --- appending ---------------------------------------------------------------------------
+
+    @property
+    def head(self) -> Head:
+        """The newest durable head."""
+        at = self.position
+        return Head(size=at.size, root_hex=at.root.hex(), time_ns=at.time_ns)
+
+    def note(self) -> str:
+        """The newest head as a signed checkpoint."""
+        at = self.position
+        return self.signer.note(at.size, at.root, at.time_ns, at.chain, at.signature)
 
     async def append(
-        self, *events: Event, tenant_id: str = "", actor: str, object: str = ""
+        self,
+        *events: Event,
+        tenant_id: str = "",
+        actor: str,
+        object: str = "",  # noqa: A002 - the record's own word
     ) -> tuple[Entry, ...]:
-        raise NotImplementedError
+        """Append events as one unit; they are durable, all of them, when this returns.
+
+        Cancelling the wait does not undo it: the entries may still become durable.
+
+        Raises:
+            CapacityExhausted: too many entries wait already; nothing was appended.
+            DiskFull: no room (or too little for new calls); nothing was appended.
+            AuditUnavailable: the ledger failed; whether these events are in it is not known.
+            NotFound: the events are sealed for a tenant that was removed.
+        """
+        self._admit(events)
+        assert self._loop is not None  # noqa: S101 - start() precedes append()
+        item = _Item(self._loop.create_future())
+        self._fill(item, events, tenant_id, actor, object)
+        self._pending += len(item.tails)
+        self._queue.put(item)
+        assert item.future is not None  # noqa: S101
+        await item.future
+        return tuple(
+            Entry(
+                seq=item.first_seq + index,
+                time_ns=item.time_ns,
+                monotonic_ns=item.mono_ns,
+                boot=self.boot,
+                kind=event.KIND,
+                tenant_id=tenant_id,
+                actor=actor,
+                object=object,
+                event=msgspec.json.decode(item.events[index]),
+                leaf=item.leaves[index].hex(),
+            )
+            for index, event in enumerate(events)
+        )
 
     def append_later(
-        self, event: Event, *, tenant_id: str = "", actor: str, object: str = ""
+        self,
+        event: Event,
+        *,
+        tenant_id: str = "",
+        actor: str,
+        object: str = "",  # noqa: A002
     ) -> None:
-        raise NotImplementedError
+        """Append when convenient; dropped (and counted in ``dropped``) under pressure."""
+        if self.state != "ok" or self._pending > self._queue_max // 2 or self._stop.is_set():
+            self.dropped += 1
+            return
+        item = _Item(None)
+        try:
+            self._fill(item, (event,), tenant_id, actor, object)
+        except NotFound:
+            self.dropped += 1
+            return
+        self._pending += 1
+        self._queue.put(item)
+
+    def _admit(self, events: tuple[Event, ...]) -> None:
+        if self.state != "ok" or self._stop.is_set():
+            raise AuditUnavailable(
+                "The audit ledger cannot be written; no work is accepted.",
+                hint="check the disk, then restart the appliance",
+            )
+        if self._pending + len(events) > self._queue_max:
+            raise CapacityExhausted("Too many entries wait for the audit ledger.")
+        if self._is_low and any(isinstance(event, CallIntent) for event in events):
+            raise DiskFull(
+                "The data folder's disk is nearly full; new calls are refused.",
+                hint="free space, or lower store.free_bytes_min",
+            )
+
+    def _fill(
+        self, item: _Item, events: tuple[Event, ...], tenant_id: str, actor: str, obj: str
+    ) -> None:
+        for event in events:
+            encoded = _ENCODER.encode(event)
+            tail = _Tail(
+                v=1,
+                ts=item.time_ns,
+                mono=item.mono_ns,
+                boot=self.boot,
+                kind=event.KIND,
+                tenant=tenant_id,
+                actor=actor,
+                object=obj,
+            )
+            if event.SEALED:
+                box = self._keyring.seal(tenant_id, "audit", event.KIND.encode(), encoded)
+                tail.sealed = base64.b64encode(box).decode("ascii")
+            else:
+                tail.data = msgspec.Raw(encoded)
+            text = _ENCODER.encode(tail)[1:]
+            item.events.append(encoded)
+            item.tails.append(text)
+            item.size += len(text)
+
+    # --- the writer thread -------------------------------------------------------------------
+
+    def _write_loop(self) -> None:
+        is_last = False
+        while not is_last:
+            item = self._queue.get()
+            batch: list[_Item] = []
+            count = size = 0
+            while True:
+                if item is None:
+                    is_last = True
+                    break
+                batch.append(item)
+                count, size = count + len(item.tails), size + item.size
+                if count >= _FRAME_RECORDS or size >= _FRAME_BYTES:
+                    break
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            if batch:
+                self._commit(batch)
+
+    def _commit(self, batch: list[_Item]) -> None:
+        problem: ApplianceError | None = None
+        if self.state != "ok":
+            problem = AuditUnavailable("The audit ledger has failed.")
+        else:
+            try:
+                self._write_frame(batch)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+                problem = self._problem(error)
+        assert self._loop is not None  # noqa: S101
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._resolve, batch, problem)
+        if problem is None:
+            for callback in self._watchers:
+                callback()
+
+    def _resolve(self, batch: list[_Item], problem: ApplianceError | None) -> None:
+        for item in batch:
+            self._pending -= len(item.tails)
+            if item.future is None:
+                self.dropped += problem is not None
+            elif not item.future.done():
+                if problem is None:
+                    item.future.set_result(None)
+                else:
+                    item.future.set_exception(problem)
+
+    def _write_frame(self, batch: list[_Item]) -> None:
+        at = self.position
+        seq, frontier = at.size, list(at.frontier)
+        lines: list[bytes] = []
+        for item in batch:
+            item.first_seq = seq + 1
+            item.leaves = leaves = []
+            for tail in item.tails:
+                record = b'{"seq":%d,%b' % (seq + 1, tail)
+                leaf = leaf_hash(record)
+                push(frontier, seq, leaf)
+                seq += 1
+                leaves.append(leaf)
+                lines.append(record)
+        lines.append(b"")
+        text = b"\n".join(lines)
+        header = b""
+        if self._fd is None:
+            header = self._new_segment(at)
+            segment, offset = at.segment + 1, len(header)
+        else:
+            segment, offset = at.segment, at.offset
+        frame = self._frame(at, offset, text, len(lines) - 1)
+        data, position = self._sign(frame, at, segment, offset, seq, frontier)
+        self._put(header + data, segment)
+        if header:
+            self._starts.append(at.size + 1)
+        self.position = position
+        if position.offset >= self._segment_bytes and self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    def _frame(self, at: Position, offset: int, text: bytes, count: int) -> bytes:
+        """Header and ciphertext of the frame that follows ``at``."""
+        assert self._segment_key is not None  # noqa: S101
+        header = verify.FRAME.pack(verify.FRAME_MAGIC, len(text) + 16, at.size + 1, count, at.chain)
+        header += verify.crc(header)
+        nonce, aad = offset.to_bytes(12, "big"), self._segment_digest + header
+        return header + self._segment_key.encrypt(nonce, text, aad)
+
+    def _sign(
+        self,
+        frame: bytes,
+        at: Position,
+        segment: int,
+        offset: int,
+        size: int,
+        frontier: list[bytes],
+    ) -> tuple[bytes, Position]:
+        """The frame completed with its signed head, and the position after it."""
+        time_ns, root = clock.now_ns(), root_of(frontier)
+        frame += verify.TAIL.pack(size, time_ns, root)
+        chain = hashlib.sha256(at.chain + self._segment_digest + frame).digest()
+        signature = self.signer.sign_head(size, root, time_ns, chain)
+        end = offset + len(frame) + len(signature)
+        position = Position(segment, end, size, chain, tuple(frontier), root, time_ns, signature)
+        return frame + signature, position
+
+    def _new_segment(self, at: Position) -> bytes:
+        """The header of the next segment; its keys are set, its file not yet made."""
+        number, salt = at.segment + 1, os.urandom(32)
+        fixed = verify.SEGMENT.pack(
+            verify.SEGMENT_MAGIC, number, at.size + 1, clock.now_ns(), salt, at.chain
+        )
+        self._segment_digest = hashlib.sha256(fixed).digest()
+        self._segment_key = self._segment_cipher(number, salt)
+        return fixed + self._segment_digest
+
+    def _put(self, data: bytes, segment: int) -> None:
+        """Write and sync; on a full disk, take back what was written, and raise."""
+        path = self.folder / f"seg-{segment:08d}"
+        is_new = self._fd is None
+        if self._fd is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(path, flags, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                self._take_back(path, is_new=is_new)
+            raise
+        try:
+            os.fdatasync(self._fd)
+            if is_new:
+                fsync_dir(self.folder)
+        except OSError as error:
+            raise _SyncError(error.errno or 0, "sync") from error
+
+    def _take_back(self, path: Path, *, is_new: bool) -> None:
+        """Remove a half-written frame; the next one starts a new segment with a new key."""
+        fd, self._fd = self._fd, None
+        assert fd is not None  # noqa: S101
+        try:
+            if is_new:
+                path.unlink()
+                fsync_dir(self.folder)
+            else:
+                os.ftruncate(fd, self.position.offset)
+                os.fsync(fd)
+        except OSError as error:
+            raise _SyncError(error.errno or 0, "truncate") from error
+        finally:
+            os.close(fd)
+
+    def _problem(self, error: Exception) -> ApplianceError:
+        is_full = isinstance(error, OSError) and error.errno in DISK_FULL
+        if is_full and not isinstance(error, _SyncError):
+            _LOG.error("the ledger's disk is full")
+            return DiskFull("The data folder's disk is full; nothing was recorded.")
+        self.state = "failed"
+        _LOG.critical("the ledger failed and accepts nothing more: %s", error)
+        return AuditUnavailable(
+            "The audit ledger cannot be written; no work is accepted.",
+            hint="check the disk, then restart the appliance",
+        )
+
+    # --- the anchor --------------------------------------------------------------------------
+
+    def write_anchor(self) -> None:
+        """Replace the anchor with the newest head if that is newer. Blocking."""
+        with self._anchor_lock:
+            at = self.position
+            if at.size != self._anchored:
+                note = self.signer.note(at.size, at.root, at.time_ns, at.chain, at.signature)
+                replace_file(self.anchor, note.encode())
+                self._anchored = at.size
+
+    def _anchor_loop(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._stop.wait(_ANCHOR_PERIOD_S)
+            if is_last:
+                self._threads[0].join()
+            try:
+                info = os.statvfs(self.folder)
+                self._is_low = info.f_bavail * info.f_frsize < self._free_bytes_min
+                self.write_anchor()
+            except OSError as error:
+                _LOG.warning("the anchor could not be written: %s", error)
+
+    # --- reading -----------------------------------------------------------------------------
 
     def read(self, after_seq: int, limit: int) -> list[Entry]:
-        raise NotImplementedError
+        """Up to ``limit`` durable entries after ``after_seq``, in order. Blocking.
+
+        Raises:
+            StoreCorrupt: the ledger is damaged there.
+        """
+        entries: list[Entry] = []
+        for _segment, frame in self.frames(self.cursor_at(after_seq)):
+            for index, record in enumerate(frame.records):
+                if frame.first_seq + index > after_seq and len(entries) < limit:
+                    entries.append(self.entry(record))
+            if len(entries) >= limit:
+                break
+        return entries
+
+    def entry(self, record: bytes) -> Entry:
+        """The entry of a record line; a removed tenant's sealed event is ``None``."""
+        found = _DECODER.decode(record)
+        event = found.data
+        if found.sealed is not None:
+            try:
+                box = base64.b64decode(found.sealed)
+                plain = self._keyring.open(found.tenant, "audit", found.kind.encode(), box)
+                event = msgspec.json.decode(plain)
+            except NotFound:
+                event = None
+        return Entry(
+            seq=found.seq,
+            time_ns=found.ts,
+            monotonic_ns=found.mono,
+            boot=found.boot,
+            kind=found.kind,
+            tenant_id=found.tenant,
+            actor=found.actor,
+            object=found.object,
+            event=event,
+            leaf=leaf_hash(record).hex(),
+        )
+
+    def cursor_at(self, after_seq: int) -> Cursor:
+        """A cursor at the frame that holds entry ``after_seq + 1``, by hopping over headers."""
+        end = self.position
+        if after_seq >= end.size:
+            return end.cursor
+        starts = self._starts[: end.segment]
+        low, high = 0, len(starts)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if starts[middle] <= after_seq + 1 else (low, middle)
+        number, offset, size = low + 1, verify.SEGMENT_SIZE, starts[low] - 1
+        with self._path(number).open("rb") as file:
+            while True:
+                header = os.pread(file.fileno(), verify.FRAME_SIZE, offset)
+                if not verify.has_header(header, 0):
+                    raise self._damaged(number, offset)
+                _magic, length, first, count, _chain = verify.FRAME.unpack_from(header)
+                if first + count - 1 > after_seq:
+                    return Cursor(number, offset, first - 1)
+                offset += verify.FRAME_SIZE + length + verify.TAIL_SIZE + verify.SIGNATURE_SIZE
+                size = first + count - 1
+                if size >= end.size:
+                    return Cursor(number, offset, size)
+
+    def frames(self, cursor: Cursor) -> Iterator[tuple[int, Frame]]:
+        """(segment, frame) of every durable frame after the cursor, as of now."""
+        end = self.position
+        number, offset = max(cursor.segment, 1), max(cursor.offset, verify.SEGMENT_SIZE)
+        seq = cursor.size
+        while seq < end.size:
+            with self._path(number).open("rb") as file:
+                stop = end.offset if number == end.segment else os.fstat(file.fileno()).st_size
+                while offset < stop and seq < end.size:
+                    frame = self._frame_from(file.fileno(), number, offset)
+                    if frame.first_seq != seq + 1:
+                        raise self._damaged(number, offset)
+                    yield number, frame
+                    offset, seq = frame.end, seq + len(frame.records)
+            if number >= end.segment and seq < end.size:
+                raise self._damaged(number, offset)
+            number, offset = number + 1, verify.SEGMENT_SIZE
+
+    def frame_at(self, segment: int, offset: int) -> Frame:
+        """The frame at a place that the projection remembered. Blocking."""
+        with self._path(segment).open("rb") as file:
+            return self._frame_from(file.fileno(), segment, offset)
+
+    def _frame_from(self, fd: int, number: int, offset: int) -> Frame:
+        header = os.pread(fd, verify.FRAME_SIZE, offset)
+        if not verify.has_header(header, 0):
+            raise self._damaged(number, offset)
+        length = verify.FRAME.unpack_from(header)[1]
+        rest = length + verify.TAIL_SIZE + verify.SIGNATURE_SIZE
+        data = header + os.pread(fd, rest, offset + verify.FRAME_SIZE)
+        if number not in self._keys:
+            _first, digest, salt = self._header(number)
+            self._keys[number] = (digest, self._segment_cipher(number, salt))
+        digest, key = self._keys[number]
+        try:
+            frame = verify.open_frame(data, 0, digest, key, "", base=offset)[0]
+        except verify.Bad as bad:
+            raise self._damaged(number, offset) from bad
+        return Frame(offset, offset + len(data), frame.first_seq, frame.records)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"seg-{number:08d}"
+
+    def _header(self, number: int) -> tuple[int, bytes, bytes]:
+        """(first sequence number, digest, salt) of a segment."""
+        try:
+            with self._path(number).open("rb") as file:
+                data = file.read(verify.SEGMENT_SIZE)
+        except FileNotFoundError:
+            raise StoreCorrupt(f"Ledger segment {number} is missing.") from None
+        if len(data) < verify.SEGMENT_SIZE or hashlib.sha256(data[:92]).digest() != data[92:]:
+            raise self._damaged(number, 0)
+        fields = verify.SEGMENT.unpack_from(data)
+        return fields[2], data[92:], fields[4]
+
+    def _segment_cipher(self, number: int, salt: bytes) -> AESGCM:
+        return AESGCM(hkdf(self._key, salt, b"ledger-segment" + number.to_bytes(4, "big")))
+
+    @staticmethod
+    def _damaged(number: int, offset: int) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"The ledger is damaged in segment {number} at offset {offset}.",
+            hint="appliance audit verify",
+        )
+
+
+class _SyncError(OSError):
+    """A sync or a truncation failed: what is on the disk is not known any more."""
+
+
+def path_size(path: Path) -> int:
+    """The size of a file in bytes."""
+    return path.stat().st_size

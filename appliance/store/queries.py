@@ -1,16 +1,34 @@
-"""Skeleton."""
+"""Questions to the projection: audit search, open intents, call statistics, usage.
+
+Owns: the SQL of every question, beside the function that asks it.
+Never: writes, or shows an entry from DuckDB: rows only say where in the ledger an entry is.
+Read next: ``projection`` (the tables), ``usage``.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from typing import Any
 
+from appliance import clock
+from appliance.errors import InputInvalid
 from appliance.records import Entry
-from appliance.store.usage import UsageRow
+from appliance.store.ledger import Ledger
+from appliance.store.projection import Projection
+from appliance.store.rows import actor_tag
+from appliance.store.usage import UsageRow, usage_row, usage_sql
+from appliance.store.verify import Frame
+
+_MINUTE_NS = 60 * 1_000_000_000
+_LIMIT_MAX = 10_000
+_FRAME_CACHE = 64
+_CATCH_UP_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStats:
-    """Calls of one model."""
+    """Calls of one model; percentiles in milliseconds of the whole call."""
 
     tenant_id: str
     model_id: str
@@ -22,7 +40,7 @@ class ModelStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinuteStats:
-    """Calls of one minute."""
+    """Calls that ended in one minute; ``minute_ns`` is its start."""
 
     minute_ns: int
     calls: int
@@ -32,7 +50,7 @@ class MinuteStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStats:
-    """Calls of the last minutes."""
+    """Calls of the last minutes, busiest model first, minutes oldest first (empty ones too)."""
 
     calls: int
     errors: int
@@ -43,9 +61,25 @@ class CallStats:
 
 
 class Queries:
-    """Questions to the projection."""
+    """Asynchronous questions; at most two run at once."""
 
-    applied_seq: int
+    def __init__(self, projection: Projection, ledger: Ledger, key: bytes) -> None:
+        """``key`` is the projection key, for finding actors."""
+        self._projection = projection
+        self._ledger = ledger
+        self._key = key
+        self._gate = asyncio.Semaphore(2)
+
+    @property
+    def applied_seq(self) -> int:
+        """The newest entry that questions see."""
+        return self._projection.applied_seq
+
+    async def wait(self, seq: int, timeout_s: float = 5.0) -> bool:
+        """Wait until questions see entry ``seq``; False if that takes longer."""
+        if self.applied_seq >= seq:
+            return True
+        return await asyncio.to_thread(self._projection.wait, seq, timeout_s)
 
     async def audit(
         self,
@@ -58,21 +92,140 @@ class Queries:
         before_seq: int | None = None,
         limit: int = 100,
     ) -> list[Entry]:
-        raise NotImplementedError
+        """Entries that match all that is given.
+
+        Args:
+            tenant_id: of this tenant (``""``: of none).
+            kind: of this kind, or of a family: ``model.*``.
+            actor: by this actor.
+            model_id: about this model.
+            after_seq: newer than this, oldest first; otherwise newest first.
+            before_seq: older than this.
+            limit: at most this many, 1 to 10,000.
+
+        Raises:
+            InputInvalid: the limit is out of bounds.
+            StoreCorrupt: the ledger is damaged where an entry stands.
+        """
+        if not 1 <= limit <= _LIMIT_MAX:
+            raise InputInvalid(f"limit must be 1 to {_LIMIT_MAX}.")
+        where, parameters = ["true"], []
+        tag = actor_tag(self._key, actor) if actor is not None else None
+        for clause, value in (
+            ("tenant_id = ?", tenant_id),
+            ("starts_with(kind, ?)" if kind and kind.endswith("*") else "kind = ?", kind),
+            ("actor = ?", tag),
+            ("model_id = ?", model_id),
+            ("seq > ?", after_seq),
+            ("seq < ?", before_seq),
+        ):
+            if value is not None:
+                where.append(clause)
+                parameters.append(value.rstrip("*") if value is kind and kind else value)
+        order = "ASC" if after_seq is not None else "DESC"
+        sql = (
+            f"SELECT segment, position, place FROM entry WHERE {' AND '.join(where)} "  # noqa: S608
+            f"ORDER BY seq {order} LIMIT {int(limit)}"
+        )
+        return await self._entries(sql, parameters)
 
     async def entry(self, seq: int) -> Entry | None:
-        raise NotImplementedError
+        """One entry, straight from the ledger; ``None`` if there is none of this number."""
+        if not 1 <= seq <= self._ledger.position.size:
+            return None
+        found = await asyncio.to_thread(self._ledger.read, seq - 1, 1)
+        return found[0] if found else None
 
     async def open_intents(self, boot: str) -> list[Entry]:
-        raise NotImplementedError
+        """Call intents without an outcome from boots other than ``boot``, oldest first.
+
+        Waits until the projection knows everything that was durable when it was asked.
+        """
+        await self.wait(self._ledger.position.size, _CATCH_UP_S)
+        return await self._entries(
+            "SELECT entry.segment, entry.position, entry.place FROM intent "
+            "JOIN entry USING (seq) WHERE intent.boot <> ? ORDER BY seq",
+            [boot],
+        )
 
     async def call_stats(self, *, tenant_id: str | None = None, minutes: int = 15) -> CallStats:
-        raise NotImplementedError
+        """Calls that ended in the last ``minutes`` (1 to 1440)."""
+        minutes = min(max(minutes, 1), 1440)
+        last = clock.now_ns() // _MINUTE_NS * _MINUTE_NS
+        first = last - (minutes - 1) * _MINUTE_NS
+        where, parameters = "time_ns >= ?", [first]
+        if tenant_id is not None:
+            where += " AND tenant_id = ?"
+            parameters.append(tenant_id)  # type: ignore[arg-type]
+        figures = (
+            "count(*), count(*) FILTER (code <> 'ok'), "
+            "coalesce(quantile_cont(total_us, 0.5) / 1000, 0), "
+            "coalesce(quantile_cont(total_us, 0.95) / 1000, 0)"
+        )
+        rows = await self._ask(
+            f"SELECT tenant_id, model_id, time_ns // {_MINUTE_NS} * {_MINUTE_NS} AS minute, "  # noqa: S608
+            f"{figures} FROM call WHERE {where} "
+            "GROUP BY GROUPING SETS ((), (tenant_id, model_id), (minute))",
+            parameters,
+        )
+        return _stats(rows, range(first, last + 1, _MINUTE_NS))
 
     async def usage(
         self, *, since_ns: int, until_ns: int, tenant_id: str | None = None
     ) -> list[UsageRow]:
-        raise NotImplementedError
+        """Usage per hour and version of calls that ended in [since, until)."""
+        rows = await self._ask(*usage_sql(since_ns, until_ns, tenant_id))
+        return [usage_row(row) for row in rows]
 
-    async def wait(self, seq: int, timeout_s: float) -> bool:
-        raise NotImplementedError
+    async def _ask(self, sql: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+        async with self._gate:
+            return await asyncio.to_thread(self._projection.query, sql, parameters)
+
+    async def _entries(self, sql: str, parameters: list[Any]) -> list[Entry]:
+        def work() -> list[Entry]:
+            frames: dict[tuple[int, int], Frame] = {}
+            entries = []
+            for segment, position, place in self._projection.query(sql, parameters):
+                if (segment, position) not in frames:
+                    if len(frames) >= _FRAME_CACHE:
+                        frames.clear()
+                    frames[segment, position] = self._ledger.frame_at(segment, position)
+                entries.append(self._ledger.entry(frames[segment, position].records[place]))
+            return entries
+
+        async with self._gate:
+            return await asyncio.to_thread(work)
+
+
+def _stats(rows: list[tuple[Any, ...]], minutes: range) -> CallStats:
+    models, by_minute = [], {}
+    total: tuple[Any, ...] = (0, 0, 0.0, 0.0)
+    for tenant_id, model_id, minute, *figures in rows:
+        calls, errors, p50_ms, p95_ms = figures
+        if minute is not None:
+            by_minute[minute] = (calls, errors, p95_ms)
+        elif model_id is not None:
+            models.append(
+                ModelStats(
+                    tenant_id=tenant_id,
+                    model_id=model_id,
+                    calls=calls,
+                    errors=errors,
+                    p50_ms=p50_ms,
+                    p95_ms=p95_ms,
+                )
+            )
+        else:
+            total = tuple(figures)
+    series = []
+    for minute in minutes:
+        calls, errors, p95_ms = by_minute.get(minute, (0, 0, 0.0))
+        series.append(MinuteStats(minute_ns=minute, calls=calls, errors=errors, p95_ms=p95_ms))
+    return CallStats(
+        calls=total[0],
+        errors=total[1],
+        p50_ms=total[2],
+        p95_ms=total[3],
+        per_model=tuple(sorted(models, key=lambda m: -m.calls)),
+        series=tuple(series),
+    )

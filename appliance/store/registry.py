@@ -1,79 +1,174 @@
-"""Skeleton."""
+"""The registry: tenants, keys, models, versions and aliases as they are now.
+
+Owns: the commands that change them and the immutable snapshot every request reads.
+Never: queries DuckDB, or applies a change before its entry is durable.
+Read next: ``state`` (how an event changes the snapshot), ``ledger`` (where the change is first).
+
+A command: validate against the snapshot under one lock, append, swap the snapshot, return. A caller
+who is cancelled in the middle does not stop the command.
+"""
 
 from __future__ import annotations
 
-from appliance.records import Alias, ApiKey, Artifact, Manifest, Model, Tenant, Version
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from appliance import clock
+from appliance.errors import (
+    ApplianceError,
+    CapacityExhausted,
+    DiskFull,
+    Gone,
+    NameTaken,
+    NotFound,
+    RevisionStale,
+)
+from appliance.events import (
+    AliasRemoved,
+    AliasSet,
+    Event,
+    KeyCreated,
+    KeyRevoked,
+    ModelCreated,
+    ModelRemoved,
+    TenantCreated,
+    TenantRemoved,
+    VersionRegistered,
+    VersionRetired,
+)
+from appliance.records import (
+    LIVE,
+    Alias,
+    ApiKey,
+    Artifact,
+    Manifest,
+    Model,
+    Tenant,
+    Version,
+    require_name,
+)
+from appliance.store.keyring import Keyring
+from appliance.store.ledger import Ledger
+from appliance.store.state import Snapshot, Tables
 
-class Snapshot:
-    """Immutable registry state."""
+__all__ = ["Registry", "Snapshot"]
 
-    seq: int
-
-    def tenants(self) -> tuple[Tenant, ...]:
-        raise NotImplementedError
-
-    def tenant(self, name: str) -> Tenant | None:
-        raise NotImplementedError
-
-    def tenant_by_id(self, tenant_id: str) -> Tenant | None:
-        raise NotImplementedError
-
-    def keys(self, tenant_id: str | None = None) -> tuple[ApiKey, ...]:
-        raise NotImplementedError
-
-    def key(self, key_id: str) -> ApiKey | None:
-        raise NotImplementedError
-
-    def models(self, tenant_id: str | None = None) -> tuple[Model, ...]:
-        raise NotImplementedError
-
-    def model(self, tenant_id: str, name: str) -> Model | None:
-        raise NotImplementedError
-
-    def model_by_id(self, model_id: str) -> Model | None:
-        raise NotImplementedError
-
-    def versions(self, model_id: str) -> tuple[Version, ...]:
-        raise NotImplementedError
-
-    def version(self, model_id: str, number: int) -> Version | None:
-        raise NotImplementedError
-
-    def newest(self, model_id: str) -> Version | None:
-        raise NotImplementedError
-
-    def aliases(self, model_id: str) -> tuple[Alias, ...]:
-        raise NotImplementedError
-
-    def alias(self, model_id: str, name: str) -> Alias | None:
-        raise NotImplementedError
+T = TypeVar("T")
 
 
 class Registry:
-    """Commands."""
+    """Commands on the registry; use from one event loop."""
 
-    snapshot: Snapshot
+    def __init__(self, ledger: Ledger, keyring: Keyring, snapshot: Snapshot) -> None:
+        """Start from the snapshot that replaying the ledger gave."""
+        self.snapshot = snapshot
+        self.changes = 0
+        self.lock = asyncio.Lock()
+        self._ledger = ledger
+        self._keyring = keyring
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """Wait for the commands in progress."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def create_tenant(self, *, name: str, actor: str) -> Tenant:
-        raise NotImplementedError
+        """Create a tenant and its keys.
+
+        Raises:
+            InputInvalid: the name is not legal.
+            NameTaken: a tenant of this name exists.
+        """
+        require_name(name, "tenant")
+
+        async def command() -> Tenant:
+            if self.snapshot.tenant(name):
+                raise NameTaken(f"There is already a tenant named '{name}'.")
+            tenant = Tenant(
+                id=clock.new_id("ten"), name=name, created_ns=clock.now_ns(), created_by=actor
+            )
+            await asyncio.to_thread(self._keyring.create, tenant.id)
+            try:
+                await self._commit(TenantCreated(tenant=tenant), tenant.id, actor, tenant.id)
+            except (DiskFull, CapacityExhausted):  # certainly not recorded
+                await asyncio.to_thread(self._keyring.shred, tenant.id)
+                raise
+            return tenant
+
+        return await self._run(command())
 
     async def remove_tenant(self, *, tenant_id: str, actor: str) -> None:
-        raise NotImplementedError
+        """Remove a tenant with everything it has, and destroy its keys (audit: tenant.removed).
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+
+        async def command() -> None:
+            self._tenant(tenant_id)
+            await self._commit(TenantRemoved(tenant_id=tenant_id), tenant_id, actor, tenant_id)
+            await asyncio.to_thread(self._keyring.shred, tenant_id)
+
+        await self._run(command())
 
     async def create_key(self, *, key: ApiKey, actor: str) -> ApiKey:
-        raise NotImplementedError
+        """Record an API key made by the caller.
+
+        Raises:
+            NameTaken: the id exists.
+            NotFound: the key's tenant does not exist.
+        """
+
+        async def command() -> ApiKey:
+            if self.snapshot.key(key.id):
+                raise NameTaken("There is already a key with this id.")
+            if key.tenant_id:
+                self._tenant(key.tenant_id)
+            await self._commit(KeyCreated(key=key), key.tenant_id, actor, key.id)
+            return key
+
+        return await self._run(command())
 
     async def revoke_key(self, *, key_id: str, actor: str) -> ApiKey:
-        raise NotImplementedError
+        """Revoke a key; revoking it again changes nothing. Raises NotFound."""
+
+        async def command() -> ApiKey:
+            key = self.snapshot.key(key_id)
+            if key is None:
+                raise NotFound("There is no such key.")
+            if not key.revoked_ns:
+                await self._commit(KeyRevoked(key_id=key_id), key.tenant_id, actor, key_id)
+            return self.snapshot.key(key_id) or key
+
+        return await self._run(command())
 
     async def create_model(
         self, *, tenant_id: str, name: str, description: str = "", actor: str
     ) -> Model:
-        raise NotImplementedError
+        """Take a model name. Raises InputInvalid, NotFound (tenant), NameTaken."""
+        require_name(name, "model")
+
+        async def command() -> Model:
+            self._tenant(tenant_id)
+            if self.snapshot.model(tenant_id, name):
+                raise NameTaken(f"There is already a model named '{name}'.")
+            model = self._new_model(tenant_id, name, description, actor)
+            await self._commit(ModelCreated(model=model), tenant_id, actor, model.id)
+            return model
+
+        return await self._run(command())
 
     async def remove_model(self, *, model_id: str, actor: str) -> None:
-        raise NotImplementedError
+        """Remove a model with its versions and aliases; its name is free again. Raises NotFound."""
+
+        async def command() -> None:
+            model = self._model(model_id)
+            await self._commit(ModelRemoved(model_id=model_id), model.tenant_id, actor, model_id)
+
+        await self._run(command())
 
     async def register_version(
         self,
@@ -86,10 +181,54 @@ class Registry:
         deps_key: str = "",
         actor: str,
     ) -> Version:
-        raise NotImplementedError
+        """Register the next version; makes the model if missing, and ``live`` with the first.
+
+        All of it is one unit in the ledger. Raises InputInvalid, NotFound (tenant).
+        """
+        require_name(model_name, "model")
+
+        async def command() -> Version:
+            self._tenant(tenant_id)
+            events: list[Event] = []
+            model = self.snapshot.model(tenant_id, model_name)
+            if model is None:
+                model = self._new_model(tenant_id, model_name, manifest.description, actor)
+                events.append(ModelCreated(model=model))
+            newest = self.snapshot.newest(model.id)
+            version = Version(
+                model_id=model.id,
+                tenant_id=tenant_id,
+                number=newest.number + 1 if newest else 1,
+                manifest=manifest,
+                artifact=artifact,
+                runtime_digest=runtime_digest,
+                deps_key=deps_key,
+                created_ns=clock.now_ns(),
+                created_by=actor,
+            )
+            events.append(VersionRegistered(version=version))
+            if newest is None:
+                alias = self._next_alias(model, LIVE, 1, "first version", actor)
+                events.append(AliasSet(alias=alias))
+            await self._commit(events, tenant_id, actor, model.id)
+            return version
+
+        return await self._run(command())
 
     async def retire_version(self, *, model_id: str, number: int, actor: str) -> Version:
-        raise NotImplementedError
+        """Take a version out of service; retiring it again changes nothing. Raises NotFound."""
+
+        async def command() -> Version:
+            model = self._model(model_id)
+            version = self.snapshot.version(model_id, number)
+            if version is None:
+                raise NotFound("There is no such version.")
+            if not version.retired_ns:
+                event = VersionRetired(model_id=model_id, number=number)
+                await self._commit(event, model.tenant_id, actor, model_id)
+            return self.snapshot.version(model_id, number) or version
+
+        return await self._run(command())
 
     async def set_alias(
         self,
@@ -101,7 +240,114 @@ class Registry:
         reason: str = "",
         actor: str,
     ) -> Alias:
-        raise NotImplementedError
+        """Create or move an alias.
+
+        Args:
+            model_id: the model.
+            name: a legal name.
+            number: the version it will point to.
+            revision: the revision the caller saw (0: none exists); ``None`` does not check.
+            reason: kept with the alias.
+            actor: who asks.
+
+        Raises:
+            InputInvalid: the name is not legal.
+            NotFound: no such model or version.
+            Gone: the version was retired.
+            RevisionStale: somebody moved the alias since ``revision``.
+        """
+        require_name(name, "alias")
+
+        async def command() -> Alias:
+            model = self._model(model_id)
+            version = self.snapshot.version(model_id, number)
+            if version is None:
+                raise NotFound("There is no such version.")
+            if version.retired_ns:
+                raise Gone(f"Version {number} was retired.")
+            alias = self._next_alias(model, name, number, reason, actor)
+            if revision is not None and revision != alias.revision - 1:
+                raise RevisionStale(
+                    f"The alias is at revision {alias.revision - 1}, not {revision}."
+                )
+            await self._commit(AliasSet(alias=alias), model.tenant_id, actor, model_id)
+            return alias
+
+        return await self._run(command())
 
     async def remove_alias(self, *, model_id: str, name: str, actor: str) -> None:
-        raise NotImplementedError
+        """Remove an alias. Raises NotFound."""
+
+        async def command() -> None:
+            model = self._model(model_id)
+            if self.snapshot.alias(model_id, name) is None:
+                raise NotFound("There is no such alias.")
+            event = AliasRemoved(model_id=model_id, name=name)
+            await self._commit(event, model.tenant_id, actor, model_id)
+
+        await self._run(command())
+
+    # --- helpers -----------------------------------------------------------------------------
+
+    async def _run(self, command: Coroutine[Any, Any, T]) -> T:
+        async def locked() -> T:
+            async with self.lock:
+                return await command
+
+        task = asyncio.create_task(locked())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(task.exception(), ApplianceError):
+            return  # already told to the caller, or the caller is gone
+
+    async def _commit(
+        self, events: Event | list[Event], tenant_id: str, actor: str, obj: str
+    ) -> None:
+        many = events if isinstance(events, list) else [events]
+        entries = await self._ledger.append(*many, tenant_id=tenant_id, actor=actor, object=obj)
+        tables = Tables.of(self.snapshot)
+        for event, entry in zip(many, entries, strict=True):
+            tables.apply(event, entry.seq, entry.time_ns)
+        self.snapshot = tables.freeze()
+        self.changes += len(many)
+
+    def _tenant(self, tenant_id: str) -> Tenant:
+        tenant = self.snapshot.tenant_by_id(tenant_id)
+        if tenant is None:
+            raise NotFound("There is no such tenant.")
+        return tenant
+
+    def _model(self, model_id: str) -> Model:
+        model = self.snapshot.model_by_id(model_id)
+        if model is None or model.removed_ns:
+            raise NotFound("There is no such model.")
+        return model
+
+    @staticmethod
+    def _new_model(tenant_id: str, name: str, description: str, actor: str) -> Model:
+        return Model(
+            id=clock.new_id("mod"),
+            tenant_id=tenant_id,
+            name=name,
+            description=description,
+            created_ns=clock.now_ns(),
+            created_by=actor,
+        )
+
+    def _next_alias(self, model: Model, name: str, number: int, reason: str, actor: str) -> Alias:
+        current = self.snapshot.alias(model.id, name)
+        fresh = Alias(
+            model_id=model.id,
+            tenant_id=model.tenant_id,
+            name=name,
+            number=number,
+            revision=1,
+            reason=reason,
+            set_ns=clock.now_ns(),
+            set_by=actor,
+        )
+        return replace(fresh, revision=current.revision + 1) if current else fresh

@@ -207,8 +207,7 @@ def initialise(
         raise AlreadyInitialised(f"{data_dir} is already initialised.", hint="appliance unseal")
     if passphrase is None and key_file is None:
         raise InputInvalid("A passphrase or a key file is needed to initialise.")
-    for part in ("", "keys", "ledger", "blobs", "staging", "db"):
-        folder = data_dir / part
+    for folder in (data_dir, _keys_dir(data_dir)):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     root = RootKey(os.urandom(32), "passphrase" if key_file is None else "key-file")

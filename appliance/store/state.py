@@ -1,0 +1,356 @@
+"""The registry's state: an immutable snapshot, and the one place where an event changes it.
+
+Owns: ``Snapshot``, ``Tables.apply`` and the sealed file ``registry.snap``.
+Never: validates commands (``registry``) or appends to the ledger.
+Read next: ``registry``; ``FORMAT.md`` section 4.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.errors import NotFound, StoreCorrupt
+from appliance.events import (
+    AliasRemoved,
+    AliasSet,
+    Event,
+    KeyCreated,
+    KeyRevoked,
+    ModelCreated,
+    ModelRemoved,
+    TenantCreated,
+    TenantRemoved,
+    VersionRegistered,
+    VersionRetired,
+)
+from appliance.records import Alias, ApiKey, Entry, Model, Tenant, Version
+from appliance.store.keyring import Keyring
+from appliance.store.ledger import Position
+from appliance.store.seal import RootKey, box_open, box_seal, replace_file
+from appliance.store.verify import State
+
+_LOG = logging.getLogger(__name__)
+_MAGIC = b"MASNAP01"
+
+REGISTRY_EVENTS: dict[str, type[Event]] = {
+    cls.KIND: cls
+    for cls in (
+        TenantCreated,
+        TenantRemoved,
+        KeyCreated,
+        KeyRevoked,
+        ModelCreated,
+        ModelRemoved,
+        VersionRegistered,
+        VersionRetired,
+        AliasSet,
+        AliasRemoved,
+    )
+}
+
+
+class Snapshot:
+    """The registry at one moment; never changes. A missing thing is ``None``."""
+
+    __slots__ = ("_aliases", "_keys", "_models", "_names", "_tenants", "_versions", "seq")
+
+    def __init__(self, tables: Tables) -> None:
+        """Freeze the tables; they must not be changed afterwards."""
+        self.seq = tables.seq
+        self._tenants = tables.tenants
+        self._keys = tables.keys
+        self._models = tables.models
+        self._names = tables.names
+        self._versions = tables.versions
+        self._aliases = tables.aliases
+
+    def tenants(self) -> tuple[Tenant, ...]:
+        """Every tenant, by name."""
+        return tuple(sorted(self._tenants.values(), key=lambda t: t.name))
+
+    def tenant(self, name: str) -> Tenant | None:
+        """The tenant of a name."""
+        found = self._names.get(("", name))
+        return self._tenants.get(found) if found else None
+
+    def tenant_by_id(self, tenant_id: str) -> Tenant | None:
+        """The tenant of an id."""
+        return self._tenants.get(tenant_id)
+
+    def keys(self, tenant_id: str | None = None) -> tuple[ApiKey, ...]:
+        """Keys of a tenant (``""``: appliance-wide ones, ``None``: all), oldest first."""
+        return tuple(
+            k for k in self._keys.values() if tenant_id is None or k.tenant_id == tenant_id
+        )
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """The key of an id, revoked or not."""
+        return self._keys.get(key_id)
+
+    def models(self, tenant_id: str | None = None) -> tuple[Model, ...]:
+        """Models in service of a tenant (``None``: all), by name."""
+        found = (
+            m
+            for m in self._models.values()
+            if not m.removed_ns and (tenant_id is None or m.tenant_id == tenant_id)
+        )
+        return tuple(sorted(found, key=lambda m: (m.tenant_id, m.name)))
+
+    def model(self, tenant_id: str, name: str) -> Model | None:
+        """The model of a name."""
+        found = self._names.get((tenant_id, name)) if tenant_id else None
+        return self._models.get(found) if found else None
+
+    def model_by_id(self, model_id: str) -> Model | None:
+        """The model of an id; a removed one has ``removed_ns`` set."""
+        return self._models.get(model_id)
+
+    def versions(self, model_id: str) -> tuple[Version, ...]:
+        """Versions of a model, oldest first, retired ones included."""
+        return self._versions.get(model_id, ())
+
+    def version(self, model_id: str, number: int) -> Version | None:
+        """One version, retired or not."""
+        versions = self._versions.get(model_id, ())
+        return versions[number - 1] if 1 <= number <= len(versions) else None
+
+    def newest(self, model_id: str) -> Version | None:
+        """The newest version, retired or not."""
+        versions = self._versions.get(model_id, ())
+        return versions[-1] if versions else None
+
+    def aliases(self, model_id: str) -> tuple[Alias, ...]:
+        """Aliases of a model, by name."""
+        found = self._aliases.get(model_id, {})
+        return tuple(found[name] for name in sorted(found))
+
+    def alias(self, model_id: str, name: str) -> Alias | None:
+        """One alias."""
+        return self._aliases.get(model_id, {}).get(name)
+
+    def blob_ids(self) -> set[str]:
+        """Blobs that some version refers to, retired ones included."""
+        return {v.artifact.blob.id for vs in self._versions.values() for v in vs}
+
+
+class Tables:
+    """The same state while it is being changed."""
+
+    __slots__ = ("aliases", "keys", "models", "names", "seq", "tenants", "versions")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.seq = 0
+        self.tenants: dict[str, Tenant] = {}
+        self.keys: dict[str, ApiKey] = {}
+        self.models: dict[str, Model] = {}
+        self.names: dict[tuple[str, str], str] = {}
+        self.versions: dict[str, tuple[Version, ...]] = {}
+        self.aliases: dict[str, dict[str, Alias]] = {}
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Tables:
+        """A copy that may be changed."""
+        tables = cls()
+        tables.seq = snapshot.seq
+        tables.tenants = dict(snapshot._tenants)
+        tables.keys = dict(snapshot._keys)
+        tables.models = dict(snapshot._models)
+        tables.names = dict(snapshot._names)
+        tables.versions = dict(snapshot._versions)
+        tables.aliases = dict(snapshot._aliases)
+        return tables
+
+    def freeze(self) -> Snapshot:
+        """The snapshot of these tables, which must not be changed any more."""
+        return Snapshot(self)
+
+    def replay(self, entry: Entry, missing: set[str]) -> None:
+        """Apply a stored entry, if it is one of the registry's.
+
+        ``missing`` collects tenants whose sealed entries cannot be read; they must turn out to be
+        removed later on.
+        """
+        cls = REGISTRY_EVENTS.get(entry.kind)
+        if cls is None:
+            return
+        if entry.event is None:
+            missing.add(entry.tenant_id)
+            return
+        if entry.tenant_id in missing and cls is not TenantRemoved:
+            return
+        try:
+            event = msgspec.convert(entry.event, cls)
+            self.apply(event, entry.seq, entry.time_ns)
+        except (msgspec.ValidationError, KeyError) as error:
+            raise StoreCorrupt(f"Entry {entry.seq} ({entry.kind}) makes no sense.") from error
+        if isinstance(event, TenantRemoved):
+            missing.discard(event.tenant_id)
+
+    def apply(self, event: Event, seq: int, time_ns: int) -> None:  # noqa: C901 - one per event
+        """Change the tables as a durable event says; ``time_ns`` is the entry's time."""
+        self.seq = seq
+        match event:
+            case TenantCreated(tenant=tenant):
+                self.tenants[tenant.id] = tenant
+                self.names["", tenant.name] = tenant.id
+            case TenantRemoved(tenant_id=tenant_id):
+                self._remove_tenant(tenant_id)
+            case KeyCreated(key=key):
+                self.keys[key.id] = key
+            case KeyRevoked(key_id=key_id):
+                self.keys[key_id] = replace(self.keys[key_id], revoked_ns=time_ns)
+            case ModelCreated(model=model):
+                self.models[model.id] = model
+                self.names[model.tenant_id, model.name] = model.id
+            case ModelRemoved(model_id=model_id):
+                self._remove_model(model_id, time_ns)
+            case VersionRegistered(version=version):
+                before = self.versions.get(version.model_id, ())
+                self.versions[version.model_id] = (*before, version)
+            case VersionRetired(model_id=model_id, number=number):
+                versions = list(self.versions[model_id])
+                versions[number - 1] = replace(versions[number - 1], retired_ns=time_ns)
+                self.versions[model_id] = tuple(versions)
+            case AliasSet(alias=alias):
+                aliases = self.aliases.get(alias.model_id, {})
+                self.aliases[alias.model_id] = {**aliases, alias.name: alias}
+            case AliasRemoved(model_id=model_id, name=name):
+                aliases = dict(self.aliases[model_id])
+                del aliases[name]
+                self.aliases[model_id] = aliases
+            case _:
+                raise KeyError(event.KIND)
+
+    def _remove_model(self, model_id: str, time_ns: int) -> None:
+        model = self.models[model_id]
+        self.models[model_id] = replace(model, removed_ns=time_ns)
+        del self.names[model.tenant_id, model.name]
+        self.versions.pop(model_id, None)
+        self.aliases.pop(model_id, None)
+
+    def _remove_tenant(self, tenant_id: str) -> None:
+        tenant = self.tenants.pop(tenant_id)
+        del self.names["", tenant.name]
+        self.keys = {k: v for k, v in self.keys.items() if v.tenant_id != tenant_id}
+        for model in [m for m in self.models.values() if m.tenant_id == tenant_id]:
+            del self.models[model.id]
+            self.names.pop((tenant_id, model.name), None)
+            self.versions.pop(model.id, None)
+            self.aliases.pop(model.id, None)
+
+
+class _Section(msgspec.Struct):
+    """What ``registry.snap`` keeps under a tenant's own key."""
+
+    models: list[Model]
+    versions: list[tuple[Version, ...]]
+    aliases: list[Alias]
+
+
+class _File(msgspec.Struct):
+    v: int
+    seq: int
+    registry_seq: int
+    segment: int
+    offset: int
+    chain: str
+    frontier: list[str]
+    time_ns: int
+    signature: str
+    tenants: list[Tenant]
+    keys: list[ApiKey]
+    sections: dict[str, str]
+
+
+def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: Position) -> None:
+    """Replace ``registry.snap`` with the snapshot as of the ledger position. Blocking."""
+    sections = {}
+    for tenant in snapshot.tenants():
+        models = [m for m in snapshot._models.values() if m.tenant_id == tenant.id]
+        section = _Section(
+            models=models,
+            versions=[v for m in models if (v := snapshot.versions(m.id))],
+            aliases=[a for m in models for a in snapshot.aliases(m.id)],
+        )
+        box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
+        sections[tenant.id] = base64.b64encode(box).decode()
+    file = _File(
+        v=1,
+        seq=at.size,
+        registry_seq=snapshot.seq,
+        segment=at.segment,
+        offset=at.offset,
+        chain=at.chain.hex(),
+        frontier=[h.hex() for h in at.frontier],
+        time_ns=at.time_ns,
+        signature=at.signature.hex(),
+        tenants=list(snapshot._tenants.values()),
+        keys=list(snapshot._keys.values()),
+        sections=sections,
+    )
+    key = root.derive("registry-snap")
+    replace_file(path, _MAGIC + box_seal(key, "snap", _MAGIC, msgspec.json.encode(file)))
+
+
+def load(path: Path, root: RootKey, keyring: Keyring) -> tuple[Tables, State] | None:
+    """The tables and ledger place of ``registry.snap``; ``None`` if it is absent or unusable."""
+    try:
+        data = path.read_bytes()
+        if data[:8] != _MAGIC:
+            raise ValueError("magic")
+        plain = box_open(root.derive("registry-snap"), "snap", _MAGIC, data[8:])
+        file = msgspec.json.decode(plain, type=_File)
+        tables = Tables()
+        for tenant in file.tenants:
+            tables.tenants[tenant.id] = tenant
+            tables.names["", tenant.name] = tenant.id
+            box = base64.b64decode(file.sections[tenant.id])
+            section = msgspec.json.decode(keyring.open(tenant.id, "snap", b"", box), type=_Section)
+            _add(tables, section)
+        tables.keys = {k.id: k for k in file.keys}
+        tables.seq = file.registry_seq
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, NotFound, StoreCorrupt, msgspec.MsgspecError) as error:
+        _LOG.warning("registry.snap is not usable (%s); replaying the whole ledger", error)
+        return None
+    state = State(
+        segment=file.segment,
+        offset=file.offset,
+        size=file.seq,
+        chain=bytes.fromhex(file.chain),
+        frontier=[bytes.fromhex(h) for h in file.frontier],
+        time_ns=file.time_ns,
+        signature=bytes.fromhex(file.signature),
+    )
+    return tables, state
+
+
+def _add(tables: Tables, section: _Section) -> None:
+    for model in section.models:
+        tables.models[model.id] = model
+        if not model.removed_ns:
+            tables.names[model.tenant_id, model.name] = model.id
+    for versions in section.versions:
+        tables.versions[versions[0].model_id] = versions
+    for alias in section.aliases:
+        tables.aliases.setdefault(alias.model_id, {})[alias.name] = alias
+
+
+def registry_view(snapshot: Snapshot) -> dict[str, Any]:
+    """The whole state as plain data, for comparing two snapshots."""
+    models = snapshot._models.values()
+    return {
+        "tenants": msgspec.to_builtins(snapshot.tenants()),
+        "keys": msgspec.to_builtins(sorted(snapshot.keys(), key=lambda k: k.id)),
+        "models": msgspec.to_builtins(sorted(models, key=lambda m: m.id)),
+        "versions": {m.id: msgspec.to_builtins(snapshot.versions(m.id)) for m in models},
+        "aliases": {m.id: msgspec.to_builtins(snapshot.aliases(m.id)) for m in models},
+    }
