@@ -107,11 +107,11 @@ def serve(
         "paths.run_dir": run_dir,
     }
     context.flags.update({k: v for k, v in given.items() if v is not None})
-    settings = context.settings()
+    settings, explained = context.explained()
     require_owner(settings.paths.data_dir, "appliance serve")
     from appliance import app
 
-    return app.run(settings)
+    return app.run(settings, explained)
 
 
 @click.command(cls=Command, examples=("appliance status", "appliance status --json | jq .state"))

@@ -34,7 +34,7 @@ def test_every_problem_has_a_page_a_title_and_an_exit_code():
 
 def test_every_event_says_what_happened_and_has_a_kind_of_its_own():
     classes = events.event_classes()
-    assert len(classes) == len(events.Event.__subclasses__())
+    assert len(classes) == len({c.__name__ for c in events.Event.__subclasses__()})
     assert [
         k for k, c in classes.items() if not (c.__doc__ and re.match(r"^[a-z]+\.[a-z-]+$", k))
     ] == []

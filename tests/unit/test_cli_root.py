@@ -1,6 +1,5 @@
 """The command line as a whole: help, exit codes, problems, and where things are printed."""
 
-import io
 import json
 
 import click
@@ -176,8 +175,7 @@ def test_progress_outside_a_terminal_is_plain_lines(capsys):
     assert captured.out == ""
 
 
-def test_a_destructive_command_without_a_person_asks_for_force(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+def test_a_destructive_command_without_a_person_asks_for_force(tmp_path, capsys):
     assert cli.main(["model", "rm", "demo/x", "--socket", str(tmp_path / "s")]) == 65
     assert "--force" in capsys.readouterr().err
 
@@ -188,8 +186,7 @@ def test_a_passphrase_is_never_an_argument():
             assert "--passphrase" not in parameter.opts, " ".join(words)
 
 
-def test_init_without_terminal_file_or_key_says_what_to_give(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+def test_init_without_terminal_file_or_key_says_what_to_give(tmp_path, capsys):
     assert cli.main(["init", "--data-dir", str(tmp_path / "d")]) == 78
     assert "--passphrase-file" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
