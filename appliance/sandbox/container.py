@@ -287,7 +287,9 @@ class PodmanSandbox:
 
     def _cap_inodes(self, *, build: bool) -> None:
         """Give each writable mount its inode quota: Podman takes no such option."""
-        script = hardening.remount_script(hardening.tmpfs_sizes(self.spec, build=build))
+        script = hardening.remount_script(
+            hardening.tmpfs_sizes(self.spec, build=build), build=build
+        )
         command = [_NSENTER, f"--target={self.pid}", "--user", "--mount"]
         found = kernel.call([*command, "/bin/sh", "-ec", script])
         if found:

@@ -240,9 +240,8 @@ def _mounts(
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for destination in TMPFS_MOUNTS:
-        may_execute = destination == "/model" or (build and destination != "/dev/shm")  # noqa: S108
-        options = ["rw", "nosuid", "nodev", "exec" if may_execute else "noexec", "mode=1777"]
-        options.append(f"size={sizes.bytes[destination]}")
+        size = f"size={sizes.bytes[destination]}"
+        options = [*_flags(destination, build=build), "mode=1777", size]
         found.append(
             {
                 "destination": destination,
@@ -263,9 +262,15 @@ def _mounts(
     return found
 
 
-def remount_script(sizes: TmpfsSizes) -> str:
+def remount_script(sizes: TmpfsSizes, *, build: bool = False) -> str:
     """Shell text that gives each writable mount its inode quota, run in the container's mounts."""
     return " && ".join(
-        f"mount -o remount,size={sizes.bytes[at]},nr_inodes={sizes.inodes[at]} {at}"
+        f"mount -o remount,{','.join(_flags(at, build=build))},size={sizes.bytes[at]},"
+        f"nr_inodes={sizes.inodes[at]} {at}"
         for at in TMPFS_MOUNTS
     )
+
+
+def _flags(destination: str, *, build: bool) -> tuple[str, ...]:
+    may_execute = destination == "/model" or (build and destination == "/tmp")  # noqa: S108
+    return ("rw", "nosuid", "nodev", "exec" if may_execute else "noexec")

@@ -213,7 +213,8 @@ def _make_mount_points(rootfs: Path) -> None:
     """Everything a container's mounts need to exist: its user map may not make them."""
     for name in (*MOUNT_POINTS, "dev", "proc", "sys", "tmp", "run"):
         (rootfs / name).mkdir(parents=True, exist_ok=True)
-        (rootfs / name).chmod(0o755)
+        # runc gives a tmpfs the mode of the folder it covers.
+        (rootfs / name).chmod(0o1777 if name in ("tmp", "model") else 0o755)
     for name in EMPTY_FILES:
         target = rootfs / name
         target.unlink(missing_ok=True)

@@ -133,6 +133,13 @@ class PodmanExecutor:
 
     async def start(self) -> None:
         """See ``Executor.start``."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
         base, count = self._slots_given or _own_range()
         if count < 4:
             raise PodmanUnavailable(

@@ -3,39 +3,113 @@
 Owns: reuse (same version only), the bounded queue, caps, idle time, eviction, draining.
 Never: talks to Podman or the runner; sees a tenant's name.
 Read next: ``executor`` (what it drives).
+
+A call becomes a waiter, served in order: by an idle sandbox of its version, else by the right to
+make one (if need be by ending an idle sandbox of another version), else when a sandbox is freed.
+A waiter whose own version is at its cap does not hold up those behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
-from appliance import config
-from appliance.sandbox.executor import Executor
+from appliance import clock, config
+from appliance.errors import ApplianceError, CapacityExhausted, Draining, ModelRaised
+from appliance.sandbox.executor import Executor, Sandbox
 from appliance.sandbox.spec import Reply, Request, SandboxInfo, SandboxSpec
 
+_LOG = logging.getLogger(__name__)
+
 Load = Callable[[], AsyncIterator[bytes]]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Entry:
+    """A sandbox in the pool: idle with a timer, or lent."""
+
+    sandbox: Sandbox
+    spec: SandboxSpec
+    lent: bool = True
+    retiring: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Grant:
+    """What a waiter gets: an idle entry, or the right to make one once ``victim`` is gone."""
+
+    entry: _Entry | None = None
+    victim: _Entry | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Waiter:
+    """A call that waits for its grant."""
+
+    spec: SandboxSpec
+    grant: asyncio.Future[_Grant] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class Lease:
     """A sandbox lent for one call. ``queue_us`` waited, ``load_us`` made and loaded (0 if warm)."""
 
-    sandbox_id: str
-    cold: bool
-    queue_us: int
-    load_us: int
+    def __init__(self, sandbox: Sandbox, *, cold: bool, queue_us: int, load_us: int) -> None:
+        self.sandbox_id = sandbox.id
+        self.cold = cold
+        self.queue_us = queue_us
+        self.load_us = load_us
+        self._sandbox = sandbox
+        self._in_flight = False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is in flight, so that the sandbox may serve another call."""
+        return not self._in_flight and self._sandbox.alive
 
     async def request(self, request: Request) -> Reply:
         """The call; see ``Sandbox.request`` for what it raises."""
-        raise NotImplementedError
+        self._in_flight = True
+        try:
+            reply = await self._sandbox.request(request)
+        except ModelRaised:
+            self._in_flight = False
+            raise
+        self._in_flight = False
+        return reply
 
 
 class Pool:
     """All sandboxes of this appliance; used from one event loop."""
 
     def __init__(self, executor: Executor, settings: config.Sandbox) -> None:
+        """Make an empty pool.
+
+        Args:
+            executor: a started engine.
+            settings: the ``[sandbox]`` section.
+        """
+        cores = len(os.sched_getaffinity(0))
         self._executor = executor
         self._settings = settings
+        self._instances_max = settings.instances_max or 4 * cores
+        self._per_version_max = settings.instances_per_version_max or cores
+        self._creations = asyncio.Semaphore(2 * cores)
+        self._entries: dict[str, _Entry] = {}
+        self._counts: dict[str, int] = {}  # sandboxes of a version, those being made included
+        self._waiters: list[_Waiter] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._leases = 0
+        self._closing = False
 
     @asynccontextmanager
     async def lease(self, spec: SandboxSpec, load: Load) -> AsyncIterator[Lease]:
@@ -48,23 +122,243 @@ class Pool:
         Raises:
             CapacityExhausted: the queue is full or the wait was too long.
             Draining: the pool is closing.
-            Anything ``Executor.create`` and ``Sandbox.load`` raise.
+            ApplianceError: what ``Executor.create`` and ``Sandbox.load`` raise.
         """
-        raise NotImplementedError
-        yield Lease()
+        self._leases += 1
+        self._quiet.clear()
+        try:
+            started = clock.monotonic_ns()
+            grant = await self._wait_for_grant(spec)
+            granted = clock.monotonic_ns()
+            cold = grant.entry is None
+            entry = grant.entry or await self._make(spec, load, grant.victim)
+            lease = Lease(
+                entry.sandbox,
+                cold=cold,
+                queue_us=(granted - started) // 1000,
+                load_us=(clock.monotonic_ns() - granted) // 1000 if cold else 0,
+            )
+            try:
+                yield lease
+            finally:
+                self._release(entry, lease)
+        finally:
+            self._leases -= 1
+            if not self._leases:
+                self._quiet.set()
 
     def list(self) -> tuple[SandboxInfo, ...]:
-        """Every sandbox there is."""
-        raise NotImplementedError
+        """Every loaded sandbox, oldest first."""
+        found = [entry.sandbox.info() for entry in self._entries.values()]
+        return tuple(sorted(found, key=lambda info: info.created_ns))
 
     async def stop(self, sandbox_id: str) -> bool:
-        """Destroy one sandbox now; False if there is none of this id."""
-        raise NotImplementedError
+        """Destroy one sandbox now, a call in it included; False if there is none of this id."""
+        entry = self._entries.get(sandbox_id)
+        if entry is None:
+            return False
+        if entry.lent:
+            entry.retiring = True
+            await entry.sandbox.destroy()
+        else:
+            await self._end(self._remove(entry))
+        return True
 
     async def evict(self, version_key: str) -> None:
         """Destroy the idle sandboxes of a version and, after their call, the busy ones."""
-        raise NotImplementedError
+        mine = [e for e in self._entries.values() if e.spec.version_key == version_key]
+        for entry in mine:
+            entry.retiring = True
+        idle = [self._remove(entry) for entry in mine if not entry.lent]
+        await asyncio.gather(*(self._end(entry) for entry in idle))
 
     async def close(self, timeout_s: float = 60.0) -> None:
         """Take no new leases, wait for those out, then destroy everything."""
-        raise NotImplementedError
+        self._closing = True
+        for waiter in self._waiters:
+            if not waiter.grant.done():
+                waiter.grant.set_exception(Draining("The appliance is shutting down."))
+        self._waiters.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
+        except TimeoutError:
+            _LOG.warning("%d calls were still in sandboxes when the wait ended", self._leases)
+        entries = [self._remove(entry) for entry in list(self._entries.values())]
+        await asyncio.gather(*(entry.sandbox.destroy() for entry in entries))
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def _wait_for_grant(self, spec: SandboxSpec) -> _Grant:
+        if self._closing:
+            raise Draining("The appliance is shutting down.")
+        key = spec.version_key
+        waiter = _Waiter(spec=spec)
+        self._waiters.append(waiter)
+        self._dispatch()
+        if waiter.grant.done():
+            return waiter.grant.result()
+        if sum(w.spec.version_key == key for w in self._waiters) > self._settings.queue_max:
+            self._waiters.remove(waiter)
+            raise CapacityExhausted(
+                f"{self._settings.queue_max} calls already wait for this version."
+            )
+        try:
+            async with asyncio.timeout(self._settings.queue_timeout_s):
+                return await waiter.grant
+        except TimeoutError as error:
+            self._withdraw(waiter)
+            raise CapacityExhausted(
+                f"No sandbox became free within {self._settings.queue_timeout_s} s."
+            ) from error
+        except asyncio.CancelledError:
+            self._withdraw(waiter)
+            raise
+
+    def _withdraw(self, waiter: _Waiter) -> None:
+        """A waiter gives up; a grant that came at the same moment goes to the next."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif waiter.grant.done() and not waiter.grant.cancelled():
+            if waiter.grant.exception() is not None:
+                return
+            grant = waiter.grant.result()
+            if grant.entry is not None:
+                self._shelve(grant.entry)
+            else:
+                self._spawn(self._give_back(waiter.spec.version_key, grant.victim))
+                return
+            self._dispatch()
+
+    async def _give_back(self, key: str, victim: _Entry | None) -> None:
+        """Return a right to make a sandbox that was not used."""
+        if victim is not None:
+            await victim.sandbox.destroy()
+        self._forget(key)
+
+    def _dispatch(self) -> None:
+        """Serve every waiter that can be served now, in order."""
+        still: list[_Waiter] = []
+        for waiter in self._waiters:
+            grant = None if waiter.grant.done() else self._grant(waiter.spec)
+            if grant is not None:
+                waiter.grant.set_result(grant)
+            elif not waiter.grant.done():
+                still.append(waiter)
+        self._waiters = still
+
+    def _grant(self, spec: SandboxSpec) -> _Grant | None:
+        key = spec.version_key
+        for entry in reversed(list(self._entries.values())):  # the last used first
+            if entry.lent or entry.spec.version_key != key:
+                continue
+            if not entry.sandbox.alive or entry.retiring or entry.spec != spec:
+                self._spawn(self._end(self._remove(entry)))
+                continue
+            self._lend(entry)
+            return _Grant(entry=entry)
+        if self._counts.get(key, 0) >= self._per_version_max:
+            return None
+        victim = None
+        if sum(self._counts.values()) >= self._instances_max:
+            idle = (e for e in self._entries.values() if not e.lent)
+            victim = next(idle, None)
+            if victim is None:
+                return None
+            self._remove(victim)
+            self._drop_count(victim.spec.version_key)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        return _Grant(victim=victim)
+
+    def _lend(self, entry: _Entry) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        entry.lent = True
+        # Entries are kept in order of use: the first idle one is the longest unused.
+        self._entries.pop(entry.sandbox.id, None)
+        self._entries[entry.sandbox.id] = entry
+
+    async def _make(self, spec: SandboxSpec, load: Load, victim: _Entry | None) -> _Entry:
+        """Make and load a sandbox; the right to do so is returned if it fails."""
+        sandbox: Sandbox | None = None
+        try:
+            if victim is not None:
+                await asyncio.shield(self._spawn(victim.sandbox.destroy()))
+            async with self._creations:
+                sandbox = await self._executor.create(spec)
+            await sandbox.load(load())
+        except BaseException:
+            self._spawn(self._undo(spec.version_key, sandbox))
+            raise
+        entry = _Entry(sandbox=sandbox, spec=spec)
+        self._entries[sandbox.id] = entry
+        return entry
+
+    async def _undo(self, key: str, sandbox: Sandbox | None) -> None:
+        if sandbox is not None:
+            await sandbox.destroy()
+        self._forget(key)
+
+    def _release(self, entry: _Entry, lease: Lease) -> None:
+        """A lease ended: keep the sandbox if it is clean and wanted, else end it."""
+        if entry.sandbox.id not in self._entries:
+            return  # close() took it already
+        reusable = lease.is_clean and not entry.retiring and not self._closing
+        if not reusable or (entry.spec.idle_timeout_s == 0):
+            self._spawn(self._end(self._remove(entry)))
+            return
+        self._shelve(entry)
+        self._dispatch()
+
+    def _shelve(self, entry: _Entry) -> None:
+        """Make an entry idle and start its clock."""
+        entry.lent = False
+        self._entries.pop(entry.sandbox.id, None)
+        self._entries[entry.sandbox.id] = entry
+        entry.timer = asyncio.get_running_loop().call_later(
+            entry.spec.idle_timeout_s, self._expire, entry
+        )
+
+    def _expire(self, entry: _Entry) -> None:
+        if not entry.lent and entry.sandbox.id in self._entries:
+            self._spawn(self._end(self._remove(entry)))
+
+    def _remove(self, entry: _Entry) -> _Entry:
+        """Take an entry out of the pool's sight; it still counts until it is gone."""
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        self._entries.pop(entry.sandbox.id, None)
+        return entry
+
+    async def _end(self, entry: _Entry) -> None:
+        """Destroy a removed entry; then its place is free."""
+        try:
+            await entry.sandbox.destroy()
+        finally:
+            self._forget(entry.spec.version_key)
+
+    def _forget(self, key: str) -> None:
+        self._drop_count(key)
+        self._dispatch()
+
+    def _drop_count(self, key: str) -> None:
+        left = self._counts.get(key, 0) - 1
+        if left > 0:
+            self._counts[key] = left
+        else:
+            self._counts.pop(key, None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work that outlives the call it came from; ``close`` waits for it."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._spawned_ended)
+        return task
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            detail = error.detail if isinstance(error, ApplianceError) else repr(error)
+            _LOG.error("ending a sandbox failed: %s", detail)

@@ -219,7 +219,7 @@ class PodmanService:
             if process is not None and process.stderr is not None:
                 started = time.monotonic()
                 async for line in process.stderr:
-                    _LOG.warning("podman: %s", line.decode("utf-8", "replace").strip()[:500])
+                    _LOG.info("podman: %s", line.decode("utf-8", "replace").strip()[:500])
                 await process.wait()
                 pause_s = 0.1 if time.monotonic() - started > 10 else min(pause_s * 2, 10.0)
             _LOG.error("Podman's service ended; starting it again")
@@ -292,7 +292,7 @@ class PodmanService:
 def _kill_all(pids: list[int], what: str) -> None:
     """SIGKILL and wait until they are gone, at most two seconds."""
     for pid in pids:
-        _LOG.warning("ending process %d %s", pid, what)
+        _LOG.info("ending process %d %s", pid, what)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 2

@@ -11,8 +11,17 @@ from appliance.sandbox.runtimes.language import Language
 
 PYTHON_3_11 = Language(
     name="python3.11",
-    # libgomp1 and libstdc++6 are what compiled wheels (NumPy, scikit-learn) expect of a system.
-    packages=("python3", "python3.11", "libgomp1", "libstdc++6", "ca-certificates", "tzdata"),
+    # mount sets a container's inode quotas before its first own instruction (its setuid bit is
+    # dropped). libgomp1 and libstdc++6 are what compiled wheels (NumPy, scikit-learn) expect of a system.
+    packages=(
+        "python3",
+        "python3.11",
+        "libgomp1",
+        "libstdc++6",
+        "ca-certificates",
+        "tzdata",
+        "mount",
+    ),
     proof="usr/bin/python3.11",
     runner="python_runner.py",
     command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_runner.py"),
