@@ -199,7 +199,7 @@ class PodmanService:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            process_group=0,
+            start_new_session=True,  # uvloop knows no process_group
         )
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
