@@ -40,7 +40,7 @@ from appliance import config
 from appliance.auth.peer import Peer
 from appliance.errors import AddressInUse, ApplianceError, ConfigInvalid
 from appliance.serve import certificates
-from appliance.serve.http1 import Connection
+from appliance.serve.http1 import Connection, Timers
 from appliance.wire import Front
 
 _log = logging.getLogger(__name__)
@@ -49,8 +49,6 @@ T = TypeVar("T")
 BACKLOG = 1024
 HANDSHAKE_TIMEOUT_S = 5.0
 TLS_SHUTDOWN_TIMEOUT_S = 2.0
-ACCEPT_S = 0.05
-GRACE_S = 0.5
 _POLL_S = 0.1
 _RENEW_S = 3600.0
 _SOCKET_PATH_MAX = 107
@@ -90,6 +88,7 @@ async def serve(
     on_ready: Callable[[Ready], None] = lambda _: None,
     on_drain: Callable[[], None] = lambda: None,
     stop: asyncio.Event | None = None,
+    timers: Timers | None = None,
 ) -> None:
     """Serve both applications until SIGTERM or SIGINT, drain, and return.
 
@@ -105,12 +104,13 @@ async def serve(
             only later.
         on_drain: called when the drain begins.
         stop: set to begin the drain without a signal.
+        timers: other deadlines than the product's, for tests.
 
     Raises:
         AddressInUse: the port or the socket is taken.
         ConfigInvalid: the host cannot be listened on, or the socket's path is too long.
     """
-    server = _Server(settings, front)
+    server = _Server(settings, front, timers or Timers())
     stopping = stop or asyncio.Event()
     _on_signals(stopping)
     try:
@@ -132,8 +132,9 @@ async def serve(
 class _Server:
     """Both listeners and their connections."""
 
-    def __init__(self, settings: config.Settings, front: Front) -> None:
+    def __init__(self, settings: config.Settings, front: Front, timers: Timers) -> None:
         self._settings = settings
+        self._timers = timers
         self._front = front
         self.data_dir = Path(settings.paths.data_dir)
         self.names = settings.http.names
@@ -144,6 +145,7 @@ class _Server:
         self._is_draining = False
         self._tls: ssl.SSLContext | None = None
         self._has_socket = False
+        self._port: socket.socket | None = None
 
     def bind(self) -> socket.socket:
         """Take the TCP port now, so that a taken one is known before anything starts."""
@@ -168,6 +170,7 @@ class _Server:
                 ) from error
             raise ConfigInvalid(f"Cannot listen on {where}: {error.strerror}.") from error
         sock.setblocking(False)
+        self._port = sock
         return sock
 
     async def open_admin(self, app: Any) -> None:
@@ -244,9 +247,9 @@ class _Server:
         """Stop accepting, finish what was accepted, cut off what takes too long."""
         deadline = asyncio.get_running_loop().time() + self._settings.http.drain_timeout_s
         self._is_draining = True
-        await asyncio.sleep(ACCEPT_S)
+        await asyncio.sleep(self._timers.accept_s)
         self._stop_listening("https")
-        await asyncio.sleep(GRACE_S)
+        await asyncio.sleep(self._timers.grace_s)
         await self._finish("https", deadline)
         self._stop_listening("admin")
         await self._finish("admin", deadline)
@@ -257,6 +260,8 @@ class _Server:
             self._stop_listening(name)
         for _, connection in self._connections.values():
             connection.abort()
+        if self._port is not None:
+            self._port.close()
         if self._has_socket:
             self._socket_path.unlink(missing_ok=True)
 
@@ -269,7 +274,13 @@ class _Server:
     ) -> None:
         state: dict[str, Any] = {"peer": _peer(writer) if listener == "admin" else None}
         connection = Connection(
-            _as_wrapper(app), self._config, state, reader, writer, lambda: self._is_draining
+            _as_wrapper(app),
+            self._config,
+            state,
+            reader,
+            writer,
+            lambda: self._is_draining,
+            self._timers,
         )
         task = asyncio.current_task()
         if task is None:

@@ -52,10 +52,6 @@ from appliance.wire import PROBLEM_JSON, problem_reply
 HEAD_BYTES_MAX = 16 * 1024
 HEAD_LINES_MAX = 100
 CHUNK_HEAD_BYTES_MAX = 256
-HEAD_TIMEOUT_S = 10.0
-KEEP_ALIVE_S = 75.0
-SEND_TIMEOUT_S = 60.0
-LINGER_S = 2.0
 LINGER_BYTES_MAX = 64 * 1024 * 1024
 _JOIN_BYTES_MAX = 64 * 1024
 _INBOX_MAX = 10
@@ -65,6 +61,18 @@ _ONCE = (b"content-length", b"transfer-encoding", b"host", b"content-type")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?|")
 _METHOD = re.compile(rb"[A-Z]{1,16}")
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timers:
+    """How long a connection may take for what, seconds; the defaults are the product's."""
+
+    head_s: float = 10.0
+    keep_alive_s: float = 75.0
+    send_s: float = 60.0
+    linger_s: float = 2.0
+    accept_s: float = 0.05
+    grace_s: float = 0.5
 
 
 class _Buffer(ReceiveBuffer):
@@ -333,11 +341,13 @@ class Connection(TCPServer):
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         is_draining: Callable[[], bool],
+        timers: Timers,
     ) -> None:
         """Make a connection; ``state`` becomes ``scope["state"]`` of its requests."""
         loop = asyncio.get_running_loop()
         super().__init__(app, loop, config, WorkerContext(None), state, reader, writer)
         self._is_draining = is_draining
+        self._timers = timers
         self._timer: asyncio.TimerHandle | None = None
         self._is_idle = True
         self._is_head_timed = False
@@ -363,7 +373,7 @@ class Connection(TCPServer):
                     self.protocol_send,
                     is_draining=self._is_draining,
                 )
-                self._arm(HEAD_TIMEOUT_S)
+                self._arm(self._timers.head_s)
                 await self._read_data()
                 self._disarm()
         except* (ConnectionError, OSError):
@@ -388,13 +398,13 @@ class Connection(TCPServer):
         elif isinstance(event, Updated):
             self._is_idle, self._is_head_timed = event.idle, False
             if event.idle:
-                self._arm(KEEP_ALIVE_S)
+                self._arm(self._timers.keep_alive_s)
             else:
                 self._disarm()
         elif isinstance(event, Closed):
             if self.protocol.is_body_unread and not self.writer.is_closing():
                 self._discarded = 0
-                self._arm(LINGER_S)
+                self._arm(self._timers.linger_s)
             else:
                 self._disarm()
                 self.writer.close()
@@ -404,7 +414,7 @@ class Connection(TCPServer):
             try:
                 self.writer.write(data)
                 if self.writer.transport.get_write_buffer_size():
-                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                    async with asyncio.timeout(self._timers.send_s):
                         await self.writer.drain()
             except (OSError, RuntimeError):  # TimeoutError is an OSError
                 self.abort()
@@ -424,7 +434,7 @@ class Connection(TCPServer):
             await self.protocol.handle(RawData(data))
             if self._is_idle and not self._is_head_timed and data:
                 self._is_head_timed = True
-                self._arm(HEAD_TIMEOUT_S)
+                self._arm(self._timers.head_s)
         await self.protocol.handle(Closed())
 
     async def _close(self) -> None:
