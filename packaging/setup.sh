@@ -118,23 +118,27 @@ ensure_user() {
         echo "$user" >>"$record"
         note "made user $user;"
     fi
-    ensure_sub_ids "$user" /etc/subuid --add-subuids
-    ensure_sub_ids "$user" /etc/subgid --add-subgids
+    ensure_sub_ids "$user"
     note "$(id -u "$user"), $(grep "^$user:" /etc/subuid | head -n 1)"
 }
 
-# ensure_sub_ids USER FILE OPTION: the next free aligned block above every range, at least the floor.
+# ensure_sub_ids USER: one block of user ids and the same block of group ids; a sandbox's user has
+# the same number in both. The next free aligned block above every range, at least the floor.
 ensure_sub_ids() {
-    local user=$1 file=$2 option=$3 start
-    touch "$file"
-    if awk -F: -v u="$user" -v n="$SUB_ID_COUNT" '$1 == u && $3 >= n { f = 1 } END { exit !f }' \
-        "$file"; then
+    local user=$1 start
+    touch /etc/subuid /etc/subgid
+    if has_sub_ids "$user" /etc/subuid && has_sub_ids "$user" /etc/subgid; then
         return
     fi
     start=$(awk -F: -v s="$SUB_ID_FLOOR" -v n="$SUB_ID_COUNT" \
         '{ e = $2 + $3; if (e > s) s = e } END { print int((s + n - 1) / n) * n }' \
         /etc/subuid /etc/subgid)
-    usermod "$option" "$start-$((start + SUB_ID_COUNT - 1))" "$user"
+    usermod --add-subuids "$start-$((start + SUB_ID_COUNT - 1))" \
+        --add-subgids "$start-$((start + SUB_ID_COUNT - 1))" "$user"
+}
+
+has_sub_ids() {
+    awk -F: -v u="$1" -v n="$SUB_ID_COUNT" '$1 == u && $3 >= n { f = 1 } END { exit !f }' "$2"
 }
 
 # ensure_run_dir DIR USER: an empty-at-boot folder for sockets and container state.
