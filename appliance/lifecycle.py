@@ -14,7 +14,6 @@ from pathlib import Path
 
 from appliance import archive, clock, config, manifest, provision
 from appliance.errors import (
-    DiskFull,
     GuestError,
     LoadFailed,
     ManifestInvalid,
@@ -91,7 +90,6 @@ class Lifecycle:
                 f"'{media_type[:80]}' is not an archive type accepted here.",
                 hint="Send application/x-tar or application/gzip; 'appliance model push' does.",
             )
-        self._require_room()
         progress("receive", "reading the archive", 0.0)
         artifact, declared = await self._receive(tenant, chunks, is_gzip=_MEDIA_TYPES[media_type])
         runtime = images.require(self._data_dir, declared.runtime)
@@ -175,14 +173,6 @@ class Lifecycle:
                 f"resources.memory_mb asks for {declared.resources.memory_bytes >> 20} MiB; "
                 f"this appliance gives a version at most {ceiling >> 20} MiB.",
                 hint="Lower it, or have IT raise sandbox.memory_bytes_max.",
-            )
-
-    def _require_room(self) -> None:
-        free = self._store.free_bytes()
-        if free < self._settings.store.free_bytes_min:
-            raise DiskFull(
-                "The data folder's disk is nearly full, so no upload is taken.",
-                hint=f"Free space on the disk of {self._data_dir}.",
             )
 
 

@@ -95,6 +95,7 @@ class Node:
         self._change = asyncio.Lock()
         self._draining = False
         self._services: Services | None = None
+        self._root: seal.RootKey | None = None
         self._executor: Executor | None = None
         self._pool: Pool | None = None
         self._sandbox_problem: ApplianceError | None = None
@@ -275,7 +276,11 @@ class Node:
         )
 
     async def _open(self, root: seal.RootKey) -> None:
-        store = await Store.open(self.data_dir, root, self.settings.store)
+        try:
+            store = await Store.open(self.data_dir, root, self.settings.store)
+        except BaseException:
+            root.close()
+            raise
         try:
             if not store.ledger.head.size:
                 slots = tuple(slot.name for slot in seal.slots(self.data_dir))
@@ -289,8 +294,9 @@ class Node:
             await self._start_executor(store)
         except BaseException:
             await store.close()
+            root.close()
             raise
-        self._services = services
+        self._services, self._root = services, root
         self._spawn(self._settle(invoker))
         if self._sandbox_problem:
             self._spawn(self._retry_executor(store))
@@ -389,6 +395,9 @@ class Node:
         with contextlib.suppress(ApplianceError):
             await services.store.ledger.append(SealedAgain(reason=reason), actor=_ACTOR)
         await services.store.close()
+        if self._root:
+            self._root.close()
+            self._root = None
 
 
 def _existing(path: Path) -> Path:
