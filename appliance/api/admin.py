@@ -7,6 +7,7 @@ Read next: ``snapshot`` (the console's views), ``node``.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from appliance.events import SandboxStopped
 from appliance.sandbox.spec import SandboxInfo
 from appliance.wire import Reply, json_reply
 
+_HTTPS_TRIES, _HTTPS_PAUSE_S = 20, 0.05
 Path_ = Annotated[str, Meta(max_length=4096, pattern="^/", description="Absolute path.")]
 
 
@@ -128,6 +130,7 @@ async def initialise(context: Context) -> Reply:
     """Create the data folder with its root key, and open it. Never overwrites anything."""
     body = await _secret(context)
     await context.node.initialise(**body)
+    await _await_https(context)
     return json_reply(await snapshot.status_document(context), status=201)
 
 
@@ -135,6 +138,7 @@ async def unseal(context: Context) -> Reply:
     """Open the root key, verify the ledger and start serving."""
     body = await _secret(context)
     await context.node.unseal(**body)
+    await _await_https(context)
     return json_reply(await snapshot.status_document(context))
 
 
@@ -200,6 +204,14 @@ async def show_snapshot(context: Context) -> Reply:
     if wire.is_match(context.request.header("if-none-match"), tag):
         return Reply(status=304, headers=(("etag", tag),))
     return json_reply(document, headers=(("etag", tag),))
+
+
+async def _await_https(context: Context) -> None:
+    """Give the HTTPS listener the moment it needs for its certificate, so the answer names it."""
+    for _ in range(_HTTPS_TRIES):
+        if context.front.url:
+            return
+        await asyncio.sleep(_HTTPS_PAUSE_S)
 
 
 async def _secret(context: Context) -> dict[str, Any]:

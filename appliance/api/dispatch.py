@@ -53,16 +53,22 @@ class Context:
     table: Table
     policy: Policy
     is_admin: bool
+    held: Services | None = None
 
     @property
     def services(self) -> Services:
-        """The parts of an unsealed node; raises Uninitialised, Sealed or Draining."""
-        return self.node.services
+        """The parts of an unsealed node, as they were when the request was let in.
+
+        Raises:
+            Uninitialised, Sealed, Draining: there are none, for an operation that does not
+                declare ``needs_store``.
+        """
+        return self.held or self.node.services
 
     @property
     def snapshot(self) -> Snapshot:
         """The registry as it is now."""
-        return self.node.services.store.registry.snapshot
+        return self.services.store.registry.snapshot
 
     @property
     def principal(self) -> Principal:
@@ -181,7 +187,8 @@ class Application:
             allowed = sorted({*methods, *(("HEAD",) if "GET" in methods else ())})
             raise MethodNotAllowed("This address does not answer that method.", allow=allowed)
         course.operation = operation
-        snapshot = self._node.services.store.registry.snapshot if operation.needs_store else None
+        services = self._node.services if operation.needs_store else None
+        snapshot = services.store.registry.snapshot if services else None
         if operation.permission == PUBLIC:
             principal, tenant = _NOBODY, None
         else:
@@ -207,6 +214,7 @@ class Application:
                 table=self._table,
                 policy=self._policy,
                 is_admin=self._is_admin,
+                held=services,
             )
         )
 

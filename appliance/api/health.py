@@ -62,9 +62,9 @@ async def metrics(context: Context) -> Reply:
     free = await asyncio.to_thread(_free_bytes, node.settings.paths.data_dir)
     counters.set_gauge("ready", float(node.state == "ready"))
     counters.set_gauge("ledger_seq", store.ledger.head.size)
-    lag = max(0, store.ledger.head.size - 1 - store.queries.applied_seq)
+    lag = max(0, store.ledger.head.size - store.queries.applied_seq)
     counters.set_gauge("ledger_lag", lag)
-    counters.set_gauge("ledger_dropped", getattr(store.ledger, "dropped", 0))
+    counters.set_gauge("ledger_dropped", store.ledger.dropped)
     counters.set_gauge("disk_free_bytes", free)
     if node.sandbox_problem() is None:
         boxes = context.services.pool().list()

@@ -51,6 +51,7 @@ HANDSHAKE_TIMEOUT_S = 5.0
 TLS_SHUTDOWN_TIMEOUT_S = 2.0
 _POLL_S = 0.1
 _RENEW_S = 3600.0
+_RETRY_S = 10.0
 _SOCKET_PATH_MAX = 107
 
 
@@ -114,13 +115,12 @@ async def serve(
     stopping = stop or asyncio.Event()
     _on_signals(stopping)
     try:
-        port = server.bind()
+        server.bind()
+        await server.keep_certificates(app, tls_secret())
         await server.open_admin(admin_app)
-        if certificates.exist(server.data_dir):
-            await server.open_tls(app, port)
         on_ready(server.ready())
         async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(_keep_certificates(server, app, port, tls_secret, on_ready))
+            keeper = group.create_task(_keep_certificates(server, app, tls_secret, on_ready))
             await stopping.wait()
             keeper.cancel()
         on_drain()
@@ -137,7 +137,6 @@ class _Server:
         self._timers = timers
         self._front = front
         self.data_dir = Path(settings.paths.data_dir)
-        self.names = settings.http.names
         self._socket_path = Path(settings.paths.run_dir) / "admin.sock"
         self._config = _hypercorn_config()
         self._listeners: dict[str, asyncio.Server] = {}
@@ -147,7 +146,7 @@ class _Server:
         self._has_socket = False
         self._port: socket.socket | None = None
 
-    def bind(self) -> socket.socket:
+    def bind(self) -> None:
         """Take the TCP port now, so that a taken one is known before anything starts."""
         http = self._settings.http
         try:
@@ -171,7 +170,6 @@ class _Server:
             raise ConfigInvalid(f"Cannot listen on {where}: {error.strerror}.") from error
         sock.setblocking(False)
         self._port = sock
-        return sock
 
     async def open_admin(self, app: Any) -> None:
         """Listen on the admin socket, mode 0600, replacing one a dead process left.
@@ -209,31 +207,42 @@ class _Server:
             backlog=BACKLOG,
         )
 
-    async def open_tls(self, app: Any, sock: socket.socket) -> None:
-        """Listen for HTTPS on the port taken by ``bind``."""
+    async def keep_certificates(self, app: Any, secret: bytes | None) -> bool:
+        """Make or renew certificates if there is a secret, and use what there is.
+
+        Returns:
+            Whether the HTTPS listener was opened by this.
+        """
+        is_new = False
+        if secret is not None:
+            is_new = await asyncio.to_thread(
+                certificates.ensure, self.data_dir, secret, self._settings.http.names
+            )
+        if self._tls is not None:
+            if is_new:
+                certificates.load(self._tls, self.data_dir)
+                self._show_certificates()
+            return False
+        if not certificates.exist(self.data_dir):
+            return False
+        await self._open_tls(app)
+        return True
+
+    async def _open_tls(self, app: Any) -> None:
+        if self._port is None:
+            raise RuntimeError("bind comes first")
         self._tls = certificates.context(self.data_dir)
         self._listeners["https"] = await asyncio.start_server(
             lambda reader, writer: self._serve("https", app, reader, writer),
-            sock=sock,
+            sock=self._port,
             ssl=self._tls,
             backlog=BACKLOG,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
             ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S,
         )
-        name, port = self._settings.http.names[0], sock.getsockname()[1]
+        name, port = self._settings.http.names[0], self._port.getsockname()[1]
         self._front.url = f"https://{f'[{name}]' if ':' in name else name}:{port}"
         self._show_certificates()
-
-    @property
-    def is_tls_open(self) -> bool:
-        """Whether the HTTPS listener is up."""
-        return "https" in self._listeners
-
-    def reload_tls(self) -> None:
-        """Use the renewed certificate for new connections."""
-        if self._tls is not None:
-            certificates.load(self._tls, self.data_dir)
-            self._show_certificates()
 
     def ready(self) -> Ready:
         """What is listening now."""
@@ -324,30 +333,20 @@ class _Server:
 async def _keep_certificates(
     server: _Server,
     app: Any,
-    port: socket.socket,
     tls_secret: Callable[[], bytes | None],
     on_ready: Callable[[Ready], None],
 ) -> None:
     """Open HTTPS once there can be certificates; then look every hour whether they are due."""
     while True:
         secret = tls_secret()
-        if secret is not None:
-            try:
-                is_new = await asyncio.to_thread(
-                    certificates.ensure, server.data_dir, secret, server.names
-                )
-                if not server.is_tls_open:
-                    await server.open_tls(app, port)
-                    on_ready(server.ready())
-                elif is_new:
-                    server.reload_tls()
-            except (ApplianceError, OSError, ValueError) as error:
-                _log.error("certificates: %s", error)
-                await asyncio.sleep(_RENEW_S if server.is_tls_open else 10.0)
-                continue
-            await asyncio.sleep(_RENEW_S)
-        else:
-            await asyncio.sleep(_POLL_S)
+        pause_s = _POLL_S if secret is None else _RENEW_S
+        try:
+            if await server.keep_certificates(app, secret):
+                on_ready(server.ready())
+        except (ApplianceError, OSError, ValueError) as error:
+            _log.error("certificates: %s", error)
+            pause_s = _RETRY_S
+        await asyncio.sleep(pause_s)
 
 
 def _hypercorn_config() -> Config:

@@ -34,7 +34,7 @@ async def list_entries(context: Context) -> Reply:
     tenant_id = _tenant_filter(context)
     queries = context.services.store.queries
     head = context.services.store.ledger.head
-    await queries.wait(head.size - 1, _WAIT_S)
+    await queries.wait(head.size, _WAIT_S)
     own = context.principal.id if context.principal.role == "operator" else None
     entries = await queries.audit(
         tenant_id=tenant_id,
@@ -100,8 +100,7 @@ async def _entry(context: Context) -> Entry:
         raise wire.not_found()
     store = context.services.store
     seq = int(text)
-    if seq < store.ledger.head.size + 1:
-        await store.queries.wait(min(seq, store.ledger.head.size), _WAIT_S)
+    await store.queries.wait(min(seq, store.ledger.head.size), _WAIT_S)
     entry = await store.queries.entry(seq)
     principal = context.principal
     if entry is None or (principal.tenant_id and entry.tenant_id != principal.tenant_id):

@@ -1,0 +1,180 @@
+"""An appliance inside the test process: real store, real crypto, sandboxes that only echo.
+
+``EchoExecutor`` makes sandboxes without containers; everything above it is the product itself,
+spoken to as ASGI without a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from appliance import api, clock, config
+from appliance.auth.peer import Peer
+from appliance.errors import ModelRaised
+from appliance.node import Node
+from appliance.records import Artifact, ArtifactFile, Manifest, Version
+from appliance.sandbox.spec import LimitsReport, Reply, Request, SandboxInfo, SandboxSpec
+from appliance.wire import Front
+
+PASSPHRASE = "a passphrase for tests only"
+
+
+class EchoSandbox:
+    """Answers with what it was asked; ``raise`` raises, ``sleep <s>`` waits first."""
+
+    def __init__(self, spec: SandboxSpec) -> None:
+        self.id = clock.new_id("box")
+        self.alive = True
+        self._spec = spec
+        self._calls = 0
+
+    async def load(self, tar: AsyncIterator[bytes]) -> float:
+        async for _ in tar:
+            pass
+        return 1.0
+
+    async def request(self, request: Request) -> Reply:
+        self._calls += 1
+        if request.body == b"raise":
+            raise ModelRaised("ValueError: no", stderr=("line one", "secret line two"))
+        if request.body.startswith(b"sleep "):
+            await asyncio.sleep(float(request.body.split()[1]))
+        return Reply(content_type=request.content_type, body=request.body, compute_us=5)
+
+    async def destroy(self) -> None:
+        self.alive = False
+
+    def stderr_tail(self) -> tuple[str, ...]:
+        return ()
+
+    def info(self) -> SandboxInfo:
+        return SandboxInfo(
+            id=self.id, version_key=self._spec.version_key, tenant_id=self._spec.tenant_id,
+            state="ready", pid=1, created_ns=clock.now_ns(), calls=self._calls, rss_bytes=1,
+            memory_bytes=2, cpu_ms=3, last_used_ns=clock.now_ns(),
+        )  # fmt: skip
+
+
+class EchoExecutor:
+    """Makes ``EchoSandbox``es."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.limits = LimitsReport(
+            level="enforced", mechanism="none needed", memory="-", pids="-", cpu="-", detail="-"
+        )
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def create(self, spec: SandboxSpec) -> EchoSandbox:
+        return EchoSandbox(spec)
+
+    async def build(self, spec: Any, requirements: Any, wheels: Any, sink: Any) -> None:
+        raise NotImplementedError
+
+    def info(self) -> dict[str, Any]:
+        return {"version": "echo"}
+
+
+@dataclass
+class Inside:
+    node: Node
+    front: Front
+    apps: api.Applications
+
+    @property
+    def store(self) -> Any:
+        return self.node.services.store
+
+    def client(self, secret: str = "", *, admin: bool = False, uid: int | None = None) -> Any:
+        """A client of the HTTPS application, or of the admin one as the given user."""
+        app = self.apps.admin if admin else self.apps.public
+        peer = Peer(pid=1, uid=os.geteuid() if uid is None else uid, gid=0) if admin else None
+
+        async def with_state(scope: Any, receive: Any, send: Any) -> None:
+            scope = {**scope, "state": {"peer": peer}}
+            scope["raw_path"] = scope["raw_path"].partition(b"?")[0]
+            await app(scope, receive, send)
+
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=with_state), base_url="https://a", headers=headers
+        )
+
+    async def tenant(self, name: str) -> Any:
+        return await self.store.registry.create_tenant(name=name, actor="uid:0")
+
+    async def key(self, tenant: str, role: str = "owner", **rest: Any) -> str:
+        """A fresh key's secret; tenant ``""`` for an appliance-wide role."""
+        path = f"/api/v1/tenants/{tenant}/keys" if tenant else "/api/v1/keys"
+        name = clock.new_id("k").replace("_", "-")
+        async with self.client(admin=True) as client:
+            made = await client.post(path, json={"name": name, "role": role, **rest})
+        assert made.status_code == 201, made.text
+        return str(made.json()["secret"])
+
+    async def version(self, tenant: str, model: str) -> Version:
+        """Register a version straight in the registry: no archive, no sandbox."""
+        owner = self.store.registry.snapshot.tenant(tenant)
+        async with self.store.blobs.writer(owner.id) as writer:
+            await writer.write(b"\0" * 1024)
+            blob = await writer.commit()
+        listed = ArtifactFile(path="model.py", size_bytes=1, digest="sha256:" + "0" * 64)
+        return await self.store.registry.register_version(
+            tenant_id=owner.id, model_name=model,
+            manifest=Manifest(runtime="python3.11", entry="model:Model"),
+            artifact=Artifact(blob=blob, files=(listed,)), runtime_digest="sha256:" + "1" * 64,
+            actor="uid:0",
+        )  # fmt: skip
+
+
+@asynccontextmanager
+async def inside(
+    folder: Path, *, initialise: bool = True, has_passphrase: bool = False, **http: Any
+) -> AsyncIterator[Inside]:
+    """An appliance in ``folder``; ready unless told not to initialise.
+
+    A passphrase costs a second of Argon2, so it is made only where a test unseals with it.
+    """
+    settings = config.replace(
+        config.Settings(), "paths", data_dir=str(folder / "data"), run_dir=str(folder / "run")
+    )
+    if http:
+        settings = config.replace(settings, "http", **http)
+    node = Node(settings, executor_factory=lambda: EchoExecutor(folder / "data"))
+    front = Front(url="https://a")
+    try:
+        if initialise:
+            await node.initialise(
+                passphrase=PASSPHRASE if has_passphrase else None, key_file=folder / "unseal.key"
+            )
+        yield Inside(node=node, front=front, apps=api.build(node, front))
+    finally:
+        with contextlib.suppress(Exception):
+            await node.close()
+
+
+def without_request_id(answer: httpx.Response) -> tuple[Any, ...]:
+    """An answer, comparable: everything but the request id, in headers and body."""
+    request_id = answer.headers["request-id"]
+    headers = sorted((k, v) for k, v in answer.headers.multi_items() if k != "request-id")
+    body = answer.content.replace(request_id.encode(), b"req")
+    return answer.status_code, tuple(headers), body
+
+
+def json_of(answer: httpx.Response) -> Any:
+    return msgspec.json.decode(answer.content)
