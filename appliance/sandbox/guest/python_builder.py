@@ -5,6 +5,8 @@ Never: is imported by the appliance, has a network, or installs anything but the
 Read next: ``dependencies`` (the host half), ``PROTOCOL.md``.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import socket
@@ -12,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+from typing import Any, cast
 
 PREFIX = struct.Struct(">IQ")
 PIECE_BYTES = 512 * 1024
@@ -25,19 +28,19 @@ PIP = (
 class Sender:
     """A file that sends what is written to it as CHUNK frames."""
 
-    def __init__(self, link):
+    def __init__(self, link: socket.socket) -> None:
         """Send over a connection that has said HELLO."""
         self.link = link
         self.pending = bytearray()
 
-    def frame(self, header, body=b""):
+    def frame(self, header: dict[str, object], body: bytes = b"") -> None:
         """Send one frame."""
         text = json.dumps(header).encode()
         self.link.sendall(PREFIX.pack(len(text), len(body)) + text)
         if body:
             self.link.sendall(body)
 
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         """Buffer and send; the file interface tarfile needs."""
         self.pending += data
         while len(self.pending) >= PIECE_BYTES:
@@ -45,12 +48,12 @@ class Sender:
             del self.pending[:PIECE_BYTES]
         return len(data)
 
-    def finish(self):
+    def finish(self) -> None:
         """Send the rest, marked last."""
         self.frame({"type": "CHUNK", "last": True}, bytes(self.pending))
 
 
-def receive(link):
+def receive(link: socket.socket) -> dict[str, Any]:
     """The next frame's header; BUILD has no body."""
     data = b""
     while len(data) < PREFIX.size or len(data) < PREFIX.size + PREFIX.unpack_from(data)[0]:
@@ -58,16 +61,16 @@ def receive(link):
         if not piece:
             os._exit(0)
         data += piece
-    return json.loads(data[PREFIX.size :])
+    header: dict[str, Any] = json.loads(data[PREFIX.size :])
+    return header
 
 
-def install(header):
+def install(wheels: str, requirements: list[str]) -> list[str]:
     """Install and compile; the last lines of the output if it fails, else an empty list."""
-    wheels = header["wheels"]
     pip = [sys.executable, "-I", "-c", PIP, f"{wheels}/tool", "install", "--no-index"]
     pip += ["--find-links", wheels, "--only-binary=:all:", "--no-cache-dir", "--no-compile"]
     pip += ["--disable-pip-version-check", "--no-warn-script-location", "--no-input", "--quiet"]
-    pip += ["--root-user-action=ignore", "--target", OUT, *header["requirements"]]
+    pip += ["--root-user-action=ignore", "--target", OUT, *requirements]
     compile_all = [sys.executable, "-I", "-m", "compileall", "-q", "-j", "2"]
     compile_all += ["--invalidation-mode", "unchecked-hash", OUT]
     for command, must in ((pip, True), (compile_all, False)):
@@ -77,7 +80,7 @@ def install(header):
     return []
 
 
-def main():
+def main() -> None:
     """HELLO, one BUILD, the tar or ERR."""
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     link.connect("/run/app/a.sock")
@@ -85,14 +88,15 @@ def main():
     version = ".".join(str(part) for part in sys.version_info[:3])
     hello = {"type": "HELLO", "proto": 1, "role": "runner", "runtime": "python-build"}
     sender.frame({**hello, "version": version, "concurrency": 1})
-    lines = install(receive(link))
+    header = receive(link)
+    lines = install(str(header["wheels"]), header["requirements"])
     if lines:
         lines = [line[:300] for line in lines][-30:]
         detail = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
         sender.frame({"type": "ERR", "id": "", "kind": "build", "detail": detail, "trace": lines})
         link.recv(1)
         return
-    with tarfile.open(fileobj=sender, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(fileobj=cast("Any", sender), mode="w|", format=tarfile.PAX_FORMAT) as tar:
         tar.add(OUT, arcname=".", filter=lambda m: m if m.isreg() or m.isdir() else None)
     sender.finish()
     link.recv(1)  # wait to be ended

@@ -12,7 +12,7 @@ from appliance.sandbox.runtimes.language import Language
 PYTHON_3_11 = Language(
     name="python3.11",
     # mount sets the inode quotas of a container before its first own instruction (its setuid bit
-    # is dropped). libgomp1 and libstdc++6 are what compiled wheels (NumPy, scikit-learn) expect of a system.
+    # is dropped); libgomp1 and libstdc++6 are what compiled wheels (NumPy) expect of a system.
     packages=(
         "python3",
         "python3.11",
