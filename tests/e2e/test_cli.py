@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def model(running: RunningAppliance, over_https: tuple[str, ...], folder: Path) 
     assert done.returncode == 0, done.stderr
     first, url, curl = done.stdout.decode().splitlines()
     assert first == "cli/echo version 1"
-    assert url == f"{running.url}/api/v1/models/cli/echo/versions/1"
+    assert url == f"https://localhost:{running.port}/api/v1/models/cli/echo/versions/1"
     assert curl.startswith("curl --cacert ")
     assert curl.endswith("/versions/1/invoke")
     return "cli/echo"
@@ -262,23 +261,6 @@ def fresh(tmp_path: Path, run_root: Path) -> RunningAppliance:
     return RunningAppliance(tmp_path / "data", run)
 
 
-def start_unready(appliance: RunningAppliance) -> None:
-    """Start ``serve`` and wait for its admin socket only: it has no key to become ready with."""
-    appliance.process = subprocess.Popen(
-        [sys.executable, "-m", "appliance", "serve"],
-        env=appliance.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=appliance.log_file.open("ab"),
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 30
-    while appliance.cli("--json", "status").returncode == 69:
-        assert appliance.process.poll() is None, appliance.log()
-        assert time.monotonic() < deadline, appliance.log()
-        time.sleep(0.1)
-
-
 def test_init_never_overwrites_and_a_wrong_passphrase_opens_nothing(
     fresh: RunningAppliance, tmp_path: Path
 ) -> None:
@@ -290,7 +272,7 @@ def test_init_never_overwrites_and_a_wrong_passphrase_opens_nothing(
     assert fresh.cli("init", "--passphrase-file", str(bad)).returncode == 73
     assert sorted(p.name for p in fresh.data_dir.rglob("*")) == before
     sealed = RunningAppliance(fresh.data_dir, fresh.run_dir, unseal__key_file="")
-    start_unready(sealed)
+    sealed.start_process()
     try:
         assert json.loads(sealed.cli("--json", "status").stdout)["state"] == "sealed"
         assert sealed.cli("status").returncode == 75
@@ -321,7 +303,7 @@ def test_a_port_in_use_is_said_and_nothing_is_started(
 
 
 def test_serve_before_init_says_what_to_type(fresh: RunningAppliance) -> None:
-    start_unready(fresh)
+    fresh.start_process()
     try:
         assert json.loads(fresh.cli("--json", "status").stdout)["state"] == "uninitialised"
         done = fresh.cli("tenant", "list")

@@ -103,15 +103,32 @@ class RunningAppliance:
                 (self.data_dir / folder).symlink_to(Path(source) / folder)
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "appliance", "serve"],
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self.log_file.open("ab"),
-            start_new_session=True,
-        )
+        self.start_process()
         self.wait_ready()
+
+    def start_process(self) -> None:
+        """Start ``serve`` and wait for its admin socket only: it may have no key to get ready."""
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "appliance", "serve"],
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self._is_listening():
+            if self.process.poll() is not None:
+                raise AssertionError(f"serve ended with {self.process.returncode}: {self.log()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no admin socket after {READY_TIMEOUT_S} s: {self.log()}")
+            time.sleep(0.02)
+
+    def _is_listening(self) -> bool:
+        """Whether the admin socket answers; httpcore leaves its own open after a refusal."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
