@@ -157,8 +157,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     body = options.rows.read_bytes()
     with tempfile.TemporaryDirectory(prefix="ma-", dir=options.run_dir) as run:
         folder = Path(tempfile.mkdtemp(prefix="appliance-bench-"))
-        appliance = RunningAppliance(folder / "data", Path(run) / "run", **options.setting)
-        appliance.run_dir.mkdir(mode=0o711)
+        appliance = RunningAppliance(folder / "data", Path(run), **options.setting)
         appliance.initialise()
         appliance.start()
         try:
@@ -180,7 +179,7 @@ def compare(
     tls = ssl.create_default_context(cafile=str(appliance.ca_file()))
     plain = head_of("/invoke")
     ours = head_of("/api/v1/models/bench/example/invoke", secret)
-    certificate, key = appliance.data_dir / "tls/leaf.pem", appliance.data_dir / "tls/leaf.key"
+    certificate, key = appliance.data_dir / "tls/leaf.pem", appliance.data_dir / "tls/leaf.pem"
     with bare(options.model, certificate, key) as (port, process):
         result["bare_first_answer_s"] = until_answered(port, plain, body, tls)
         result["bare"] = [

@@ -97,7 +97,8 @@ def test_each_way_to_fail_is_its_own_problem_with_the_last_lines_for_the_owner(
     problem = reply.json()
     assert (reply.status_code, problem["code"]) == expected, reply.text
     assert reply.headers["Content-Type"] == "application/problem+json"
-    assert any(f"doing {do}" in line for line in problem["stderr"])
+    # An answer over its limit is cut off at once, with whatever output had arrived by then.
+    assert do == "big" or any(f"doing {do}" in line for line in problem["stderr"])
     assert reply.headers["Audit-Seq"]
     assert call(running, owner, f"{model}/invoke", json={"ok": 1}).status_code == 200
 
@@ -179,10 +180,14 @@ def test_the_audit_proves_a_call_to_somebody_who_has_only_the_public_key(
     command = [sys.executable, str(source), "proof", str(tmp_path / "proof")]
     done = subprocess.run([*command, "--public-key", public], capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    tampered = proof.stdout.replace(b'"call.outcome"', b'"call.outcame"')
-    (tmp_path / "proof").write_bytes(tampered)
-    done = subprocess.run([*command, "--public-key", public], capture_output=True, check=False)
-    assert done.returncode != 0
+    lines = proof.stdout.decode().splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        flipped = line.replace("A", "B", 1) if "A" in line else line.replace("1", "2", 1)
+        if flipped == line:
+            continue
+        (tmp_path / "proof").write_text("".join([*lines[:number], flipped, *lines[number + 1 :]]))
+        done = subprocess.run([*command, "--public-key", public], capture_output=True, check=False)
+        assert done.returncode != 0, f"line {number} may be changed: {flipped}"
 
 
 def test_the_whole_ledger_verifies(running: RunningAppliance) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -76,14 +75,11 @@ class Load:
 
 
 @pytest.fixture
-def appliance(tmp_path: Path) -> Iterator[RunningAppliance]:
-    base = os.environ.get("APPLIANCE_TEST_RUN", "/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="ma-", dir=base, ignore_cleanup_errors=True) as run:
-        made = RunningAppliance(tmp_path / "data", Path(run) / "run")
-        made.run_dir.mkdir(mode=0o711)
-        made.initialise()
-        yield made
-        made.close()
+def appliance(tmp_path: Path, run_root: Path) -> Iterator[RunningAppliance]:
+    made = RunningAppliance(tmp_path / "data", run_root)
+    made.initialise()
+    yield made
+    made.close()
 
 
 def entries(appliance: RunningAppliance) -> dict[int, dict[str, object]]:

@@ -13,9 +13,10 @@ from running import RunningAppliance
 
 @pytest.fixture(scope="module")
 def run_root() -> Iterator[Path]:
-    """A folder on a tmpfs with a short name: unix socket paths end at 107 bytes."""
+    """A folder on a tmpfs with a short name: Podman's run folder must not exceed 50 bytes."""
     base = os.environ.get("APPLIANCE_TEST_RUN", "/dev/shm")
     with tempfile.TemporaryDirectory(prefix="ma-", dir=base, ignore_cleanup_errors=True) as path:
+        Path(path).chmod(0o711)
         yield Path(path)
 
 
@@ -23,9 +24,10 @@ def run_root() -> Iterator[Path]:
 def running(tmp_path_factory: pytest.TempPathFactory, run_root: Path) -> Iterator[RunningAppliance]:
     """An initialised appliance that is up and ready."""
     folder = tmp_path_factory.mktemp("appliance")
-    appliance = RunningAppliance(folder / "data", run_root / "run")
-    appliance.run_dir.mkdir(mode=0o711)
+    appliance = RunningAppliance(folder / "data", run_root)
     appliance.initialise()
-    appliance.start()
-    yield appliance
-    appliance.close()
+    try:
+        appliance.start()
+        yield appliance
+    finally:
+        appliance.close()
