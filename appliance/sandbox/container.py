@@ -36,6 +36,7 @@ from appliance.errors import (
 )
 from appliance.sandbox import hardening, kernel, limits
 from appliance.sandbox.hardening import Slot
+from appliance.sandbox.kernel import SubIds
 from appliance.sandbox.link import GuestFault, Link, LinkLost, ReplyOverCap, Sink
 from appliance.sandbox.runtimes.language import Language
 from appliance.sandbox.spec import Level, Reply, Request, SandboxInfo, SandboxSpec, State
@@ -53,10 +54,15 @@ _NSENTER = "/usr/bin/nsenter"
 class Slots:
     """Pairs of sub-ids, each used by one container at a time, the longest unused first."""
 
-    def __init__(self, base: int, count: int, *, start: int = 0) -> None:
+    def __init__(self, ids: SubIds, *, start: int = 0) -> None:
         pairs = [
-            Slot(first=at, root_uid=base + at, user_uid=base + at + 1)
-            for at in range(0, count - 1, 2)
+            Slot(
+                first=at,
+                root_uid=ids.uid_base + at,
+                user_uid=ids.uid_base + at + 1,
+                user_gid=ids.gid_base + at + 1,
+            )
+            for at in range(ids.skip, ids.skip + ids.count - 1, 2)
         ]
         start %= max(1, len(pairs))
         self._free = pairs[start:] + pairs[:start]
@@ -239,7 +245,8 @@ class PodmanSandbox:
         await asyncio.shield(self._destroying)
 
     def _prepare_box(self, script: str) -> None:
-        self._box.mkdir(mode=0o711)
+        self._box.mkdir()
+        self._box.chmod(0o711)  # whatever the umask: its user has to reach the socket
         (self._box / "record").write_text(
             f"{self.slot.root_uid} {self.slot.user_uid}\n", encoding="ascii"
         )
@@ -305,7 +312,7 @@ class PodmanSandbox:
             found = kernel.confinement(self.pid)
         except OSError as error:
             raise RunnerCrashed("The sandbox ended while it was started.") from error
-        wrong = kernel.faults(found, root_uid=self.slot.root_uid, user_uid=self.slot.user_uid)
+        wrong = kernel.faults(found, user_uid=self.slot.user_uid, user_gid=self.slot.user_gid)
         if wrong:
             raise PodmanUnavailable(
                 f"A container was not confined as it must be: {'; '.join(wrong)}."

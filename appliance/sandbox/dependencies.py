@@ -281,7 +281,8 @@ def unpack(tar: Path, folder: Path, build: config.Build) -> None:
     Raises:
         BuildFailed: it holds anything else, a path that leaves the folder, or too much.
     """
-    folder.mkdir(mode=0o755)
+    folder.mkdir()
+    folder.chmod(0o755)
     left, files = build.size_bytes_max, 0
     try:
         with tarfile.open(tar, mode="r:") as archive:
@@ -301,16 +302,23 @@ def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Pat
         raise BuildFailed("The build returned a path outside its folder.")
     target = folder / name
     if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        target.chmod(0o755)
+        _make_folder(target)
         return
     data = archive.extractfile(member) if member.isreg() else None
     if data is None:
         raise BuildFailed(f"The build returned a special file: {clean(member.name, 200)}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     with target.open("xb") as out:
         shutil.copyfileobj(data, out, 1024 * 1024)
     target.chmod(0o755 if member.mode & 0o100 else 0o644)
+
+
+def _make_folder(folder: Path) -> None:
+    """A folder and those above it, readable by a sandbox's user whatever the umask."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
 
 
 def _publish(folder: Path, final: Path) -> None:

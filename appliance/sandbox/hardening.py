@@ -47,11 +47,16 @@ _MAP_SHARED_ANONYMOUS = 0x21
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The two ids of one container. ``first`` counts from 0 in the service user's sub-id range."""
+    """The two ids of one container. ``first`` counts from 0 in the service user's sub-id range.
+
+    ``root_uid`` and ``user_uid`` are what its uids 0 and 1000 are on the host, ``user_gid`` what
+    its gid 1000 is there.
+    """
 
     first: int
     root_uid: int
     user_uid: int
+    user_gid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,8 +158,8 @@ def install(data_dir: Path, runtime: str, tar: Path, progress: Progress) -> Runt
 
 def unpack(tar: Path, rootfs: Path) -> None:
     """Unpack a root folder: no devices, no owners, no setuid, nothing outside, world-readable."""
-    rootfs.mkdir(mode=0o755)
-    folders: list[Path] = []
+    rootfs.mkdir()
+    rootfs.chmod(0o755)
     with tarfile.open(tar) as archive:
         for member in archive:
             name = os.path.normpath(member.name)
@@ -169,11 +169,10 @@ def unpack(tar: Path, rootfs: Path) -> None:
             if _has_link_above(rootfs, name):
                 continue
             if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
+                _make_parents(target / "member")
                 target.chmod(0o755)
-                folders.append(target)
             elif member.issym():
-                target.parent.mkdir(parents=True, exist_ok=True)
+                _make_parents(target)
                 target.unlink(missing_ok=True)
                 target.symlink_to(member.linkname)
             elif member.islnk():
@@ -187,7 +186,7 @@ def unpack(tar: Path, rootfs: Path) -> None:
 
 
 def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_parents(target)
     target.unlink(missing_ok=True)
     data = archive.extractfile(member)
     if data is None:
@@ -197,6 +196,14 @@ def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Pat
     may_run = bool(member.mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH))
     target.chmod(0o755 if may_run else 0o644)
     os.utime(target, (member.mtime, member.mtime))  # .pyc files name their source's time
+
+
+def _make_parents(target: Path) -> None:
+    """The folders above a path, readable by a sandbox's user whatever the umask."""
+    if not target.parent.is_dir():
+        _make_parents(target.parent)
+        target.parent.mkdir()
+        target.parent.chmod(0o755)
 
 
 def _has_link_above(rootfs: Path, name: str) -> bool:
@@ -212,13 +219,15 @@ def _has_link_above(rootfs: Path, name: str) -> bool:
 def _make_mount_points(rootfs: Path) -> None:
     """Everything a container's mounts need to exist: its user map may not make them."""
     for name in (*MOUNT_POINTS, "dev", "proc", "sys", "tmp", "run"):
-        (rootfs / name).mkdir(parents=True, exist_ok=True)
+        _make_parents(rootfs / name)
+        (rootfs / name).mkdir(exist_ok=True)
         # runc gives a tmpfs the mode of the folder it covers.
         (rootfs / name).chmod(0o1777 if name in ("tmp", "model") else 0o755)
     for name in EMPTY_FILES:
         target = rootfs / name
         target.unlink(missing_ok=True)
-        target.touch(mode=0o644)
+        target.touch()
+        target.chmod(0o644)
     mtab = rootfs / "etc/mtab"
     mtab.unlink(missing_ok=True)
     mtab.symlink_to("/proc/mounts")

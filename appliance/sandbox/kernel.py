@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import resource
 import signal
 import subprocess
@@ -68,13 +69,13 @@ def confinement(pid: int) -> Confinement:
     )
 
 
-def faults(found: Confinement, *, root_uid: int, user_uid: int) -> list[str]:
+def faults(found: Confinement, *, user_uid: int, user_gid: int) -> list[str]:
     """What is wrong with a container's confinement; empty when everything holds.
 
     Args:
         found: what ``confinement`` returned.
-        root_uid: the host uid its uid 0 must be.
-        user_uid: the host uid its uid 1000 must be, which it must run as.
+        user_uid: the host uid it must run as.
+        user_gid: the host gid it must run as.
     """
     wrong = []
     if not found.no_new_privileges:
@@ -83,12 +84,12 @@ def faults(found: Confinement, *, root_uid: int, user_uid: int) -> list[str]:
         wrong.append(f"Seccomp is {found.seccomp}")
     if found.effective or found.bounding:
         wrong.append(f"it has capabilities {found.effective | found.bounding:x}")
-    if set(found.uids) != {user_uid} or set(found.gids) != {user_uid}:
+    if set(found.uids) != {user_uid} or set(found.gids) != {user_gid}:
         wrong.append(f"it runs as {found.uids}")
     mapped = {(inside, size) for inside, _, size in found.uid_map}
     if mapped != {(0, 1), (1000, 1)}:
         wrong.append(f"its uid map is {found.uid_map}")
-    if root_uid == os.getuid() or user_uid == os.getuid():
+    if any(at <= os.getuid() < at + size for _, at, size in found.uid_map):
         wrong.append("the service user's own uid is mapped")
     return wrong
 
@@ -213,6 +214,30 @@ def start_time(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubIds:
+    """A user's subordinate ids: ``count`` of each kind are used, the first ``skip`` left out."""
+
+    uid_base: int
+    gid_base: int
+    count: int
+    skip: int = 0
+
+
+def own_sub_ids() -> SubIds:
+    """What ``/etc/subuid`` and ``/etc/subgid`` give this user; a count of 0 if they do not."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    found = []
+    for name in ("subuid", "subgid"):
+        try:
+            text = Path(f"/etc/{name}").read_text(encoding="utf-8")
+        except OSError:
+            text = ""
+        found.append(subordinate_range(user, os.getuid(), text))
+    (uid_base, uids), (gid_base, gids) = found
+    return SubIds(uid_base=uid_base, gid_base=gid_base, count=min(uids, gids))
 
 
 def subordinate_range(user: str, uid: int, text: str) -> tuple[int, int]:

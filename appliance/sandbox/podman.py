@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import os
-import pwd
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +97,7 @@ class PodmanExecutor:
         *,
         run_dir: Path,
         data_dir: Path,
-        slots: tuple[int, int] | None = None,
+        ids: kernel.SubIds | None = None,
     ) -> None:
         """Describe it; nothing happens before ``start``.
 
@@ -105,7 +105,7 @@ class PodmanExecutor:
             settings: the ``[sandbox]`` section.
             run_dir: folder on a tmpfs.
             data_dir: folder with ``runtimes/`` and ``deps/``.
-            slots: first id and count of the sub-ids to use; ``None`` reads ``/etc/subuid``.
+            ids: the sub-ids to use; ``None`` for all this user has.
         """
         self.settings = settings
         self.run_dir = run_dir
@@ -115,8 +115,8 @@ class PodmanExecutor:
         self.cores = sorted(os.sched_getaffinity(0))
         self.watchdog = limits.Watchdog()
         self.service: PodmanService | None = None
-        self._slots_given = slots
-        self.slots = Slots(0, 0)
+        self._ids = ids
+        self.slots = Slots(kernel.SubIds(uid_base=0, gid_base=0, count=0))
         self.api = Api(run_dir / "podman.sock")
         self._threads = ThreadPoolExecutor(2 * len(self.cores) + 4, "podman")
         self._sandboxes: dict[str, PodmanSandbox] = {}
@@ -140,13 +140,14 @@ class PodmanExecutor:
             raise
 
     async def _start(self) -> None:
-        base, count = self._slots_given or _own_range()
-        if count < 4:
+        ids = self._ids or kernel.own_sub_ids()
+        if ids.count < 2:
             raise PodmanUnavailable(
-                "The service user has no subordinate user ids.",
+                "The service user has no subordinate user and group ids.",
                 hint="usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
             )
-        self.slots = Slots(base, count, start=hash(str(self.run_dir)))
+        start = int.from_bytes(hashlib.sha256(str(self.run_dir).encode()).digest()[:4], "big")
+        self.slots = Slots(ids, start=start)
         self.service = PodmanService(
             self.run_dir,
             runtime=find_runtime(self.settings.oci_runtime),
@@ -310,13 +311,3 @@ class PodmanExecutor:
             return 1 << 20
         finally:
             await sandbox.destroy()
-
-
-def _own_range() -> tuple[int, int]:
-    """This user's sub-id range."""
-    user = pwd.getpwuid(os.getuid()).pw_name
-    try:
-        text = Path("/etc/subuid").read_text(encoding="utf-8")
-    except OSError:
-        return 0, 0
-    return kernel.subordinate_range(user, os.getuid(), text)

@@ -30,6 +30,7 @@ from appliance.sandbox import kernel
 _LOG = logging.getLogger(__name__)
 _PLACES = ("/mnt", "/media", "/srv", "/opt")
 _FOLDERS = ("", "home", "xdg", "tmp", "root", "runroot")
+_WITH_UMASK = ("/bin/sh", "-c", 'umask 022 && exec "$@"', "sh")
 _START_TIMEOUT_S = 20.0
 _CONF = """\
 [containers]
@@ -137,6 +138,7 @@ class PodmanService:
     def _command(self, *arguments: str) -> list[str]:
         base = str(self.base)
         return [
+            *_WITH_UMASK,
             "podman",
             "--root", f"{base}/root",
             "--runroot", f"{base}/runroot",
@@ -175,7 +177,8 @@ class PodmanService:
             raise PodmanUnavailable(f"{self.run_dir} is used by another appliance.") from error
         self._sweep()
         for name in _FOLDERS:
-            (self.base / name).mkdir(mode=0o711, exist_ok=True)
+            (self.base / name).mkdir(exist_ok=True)
+            (self.base / name).chmod(0o711)
         for path in self._binds.values():
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o711)
