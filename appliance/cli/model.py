@@ -80,7 +80,7 @@ def model() -> None:
 @model.command(
     "push",
     examples=(
-        "appliance model push examples/breast-cancer/model demo/breast-cancer",
+        "appliance model push build/model demo/breast-cancer",
         "appliance --url https://localhost:8443 --api-key-file k model push . demo/x",
     ),
 )
