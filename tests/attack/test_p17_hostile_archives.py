@@ -1,4 +1,4 @@
-"""P17: an archive that tries to write outside, or to confuse, is refused by name; nothing changes."""
+"""P17: an archive that tries to write outside or to confuse is refused by name, without a trace."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
-from running import RunningAppliance, free_port
+from running import RunningAppliance, free_port  # noqa: E402 - a script finds its own helpers
 
 BARE = """
 import sys

@@ -113,7 +113,7 @@ def test_no_acknowledged_call_or_registration_is_lost(appliance: RunningApplianc
         assert found[seq]["event"]["call_id"] == request_id  # type: ignore[index]
     assert sorted(found) == list(range(min(found), max(found) + 1))
     with appliance.https(secret) as client:
-        kept = {item["model"] for item in client.get("/api/v1/models/acme").json()["items"]}
+        kept = {item["name"] for item in client.get("/api/v1/models/acme").json()["items"]}
     assert load.models <= kept
     verified = appliance.cli("audit", "verify")
     assert verified.returncode == 0, verified.stderr
