@@ -30,14 +30,14 @@ from appliance.store import seal, state, verify
 from appliance.store.backup import BackupReport
 from appliance.store.blobs import Blobs, BlobWriter
 from appliance.store.keyring import Keyring
-from appliance.store.ledger import Head, Ledger, Position
+from appliance.store.ledger import Head, Ledger
 from appliance.store.projection import Projection
 from appliance.store.proofs import Signer, proof_text
 from appliance.store.queries import CallStats, Queries
 from appliance.store.registry import Registry, Snapshot
 from appliance.store.seal import RootKey, Slot
 from appliance.store.usage import UsageRow
-from appliance.store.verify import Frame, VerifyReport
+from appliance.store.verify import State, VerifyReport
 
 __all__ = [
     "BackupReport",
@@ -151,8 +151,8 @@ class Store:
         missing: set[str] = set()
         removed: set[str] = set()
 
-        def visit(frame: Frame) -> None:
-            for record in frame.records:
+        def visit(records: list[bytes]) -> None:
+            for record in records:
                 if b'"kind":"call.' in record:  # most of them, and never the registry's
                     continue
                 entry = self.ledger.entry(record)
@@ -220,7 +220,7 @@ class Store:
 
     def _verify(self, progress: Callable[[int, int], None] | None) -> VerifyReport:
         try:
-            anchor: str | None = self.ledger.anchor.read_text("utf-8")
+            anchor = self.ledger.anchor.read_text("utf-8")
         except (OSError, UnicodeDecodeError):
             anchor = ""  # not a note: reported as damage
         at = self.ledger.position  # not before the anchor, which never runs ahead of it
@@ -257,7 +257,7 @@ class Store:
         at = self.ledger.position
         if not 1 <= seq <= at.size:
             raise NotFound("There is no such entry.")
-        note = self._signer.note(at.size, at.root, at.time_ns, at.chain, at.signature)
+        note = self._signer.note(at)
         for _attempt in range(2):
             await self.queries.wait(at.size, _PROOF_WAIT_S)
             with contextlib.suppress(OSError, verify.Bad):
@@ -290,7 +290,7 @@ class Store:
 
     def _plan_backup(self) -> backups.Plan:
         at = self.ledger.position
-        note = self._signer.note(at.size, at.root, at.time_ns, at.chain, at.signature)
+        note = self._signer.note(at)
         memory = {"anchor": note.encode()}
         memory["registry.snap"] = (self._data_dir / "registry.snap").read_bytes()
         for key_file in sorted((self._data_dir / "keys").glob("*.json")):
@@ -328,7 +328,7 @@ class Store:
             await asyncio.to_thread(self._write_snapshot, at, snapshot)
             self._snapped = (at.size, changes)
 
-    def _write_snapshot(self, at: Position, snapshot: Snapshot) -> None:
+    def _write_snapshot(self, at: State, snapshot: Snapshot) -> None:
         self.ledger.write_anchor()
         path = self._data_dir / "registry.snap"
         state.save(path, self._root, self.keyring, snapshot, at)

@@ -179,6 +179,7 @@ class BlobWriter:
         self._part_size += len(piece)
 
     def _begin_part(self) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         number, salt = len(self._parts), os.urandom(32)
         self._part = _Part(self._key, self._tenant_id, number, salt)
         path = self._folder / f"part-{number:03d}"
@@ -255,7 +256,6 @@ class Blobs:
         if info.f_bavail * info.f_frsize < self._free_bytes_min:
             raise DiskFull("The data folder's disk is nearly full; uploads are refused.")
         folder = self._staging / clock.new_id("up")
-        await asyncio.to_thread(_full_disk_is_told, lambda: folder.mkdir(mode=0o700))
         writer = BlobWriter(self, tenant_id, folder)
         try:
             yield writer

@@ -13,11 +13,12 @@ import asyncio
 import base64
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import queue
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +40,16 @@ from appliance.events import CallIntent, Event
 from appliance.records import Entry
 from appliance.store import verify
 from appliance.store.keyring import Keyring
-from appliance.store.proofs import Signer
+from appliance.store.proofs import Signer, leaf_hash
 from appliance.store.seal import fsync_dir, hkdf, replace_file
-from appliance.store.verify import Frame, State, leaf_hash, push, root_of
+from appliance.store.verify import Frame, State, push, root_of
 
 _LOG = logging.getLogger(__name__)
 _FRAME_RECORDS = 2048
 _FRAME_BYTES = 4 * 1024 * 1024
 _ANCHOR_PERIOD_S = 1.0
+_SECTOR = 512
+_HEAD = struct.Struct(">QQ32s")  # a frame's head without its signature
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -69,22 +72,12 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """The durable end of the ledger."""
+class Place:
+    """Where a frame lies: ``[offset, end)`` of a segment."""
 
     segment: int
     offset: int
-    size: int
-    chain: bytes
-    frontier: tuple[bytes, ...]
-    root: bytes
-    time_ns: int
-    signature: bytes
-
-    @property
-    def cursor(self) -> Cursor:
-        """The place after the last durable frame."""
-        return Cursor(self.segment, self.offset, self.size)
+    end: int
 
 
 class _Tail(msgspec.Struct):
@@ -175,18 +168,18 @@ class Ledger:
         self._anchored = -1
         self._anchor_lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
-        self.position = Position(0, 0, 0, bytes(32), (), root_of([]), 0, b"")
+        self.position = State()
 
     # --- opening -----------------------------------------------------------------------------
 
     def recover(
-        self, start: State | None, visit: Callable[[Frame], None], *, is_new: bool
+        self, start: State | None, visit: Callable[[list[bytes]], None], *, is_new: bool
     ) -> tuple[str, int] | None:
         """Verify everything after ``start``, cut a torn tail, check the anchor. Blocking.
 
         Args:
             start: a trusted earlier place (from ``registry.snap``), or ``None`` for the beginning.
-            visit: called with each verified frame in order.
+            visit: called with the records of each verified frame, in order.
             is_new: an empty ledger is expected; otherwise a missing anchor is refused.
 
         Returns:
@@ -195,53 +188,52 @@ class Ledger:
         Raises:
             StoreCorrupt: the ledger is damaged, shortened or not the anchor's.
         """
-        state = start or State()
-        cut = None
+        state, cut = start or State(), None
         anchor_size, anchor_root = self._read_anchor(is_new=is_new)
-        is_met = anchor_size == 0
+        found = state.root if state.size == anchor_size else None
         try:
-            is_met |= self._is_anchor(state, anchor_size, anchor_root)
-            walker = verify.Walker(self.folder, self._key, self.signer.public, state)
-            for frame in walker.frames():
-                visit(frame)
-                is_met |= self._is_anchor(state, anchor_size, anchor_root)
-        except verify.Torn as torn:
-            cut = self._cut(torn, state)
+            public = self.signer.public
+            for head, records in verify.walk(self.folder, self._key, public, state):
+                state = head
+                visit(records)
+                found = state.root if state.size == anchor_size else found
         except verify.Bad as bad:
-            raise StoreCorrupt(
-                f"The ledger is damaged at entry {bad.seq}: {bad}.",
-                hint="appliance audit verify",
-                first_bad_seq=bad.seq,
-            ) from bad
-        if not is_met:
-            raise StoreCorrupt(
-                f"The ledger ends at entry {state.size}, but its anchor was signed at entry "
-                f"{anchor_size}: entries were lost or the data folder was rolled back.",
-                hint="restore the newest backup",
-                first_bad_seq=state.size + 1,
-            )
-        root = root_of(state.frontier)
-        self.position = Position(
-            state.segment,
-            state.offset,
-            state.size,
-            state.chain,
-            tuple(state.frontier),
-            root,
-            state.time_ns,
-            state.signature,
-        )
+            if not self._is_torn(*bad.place):
+                raise StoreCorrupt(
+                    f"The ledger is damaged at entry {bad.seq}: {bad}.",
+                    hint="appliance audit verify",
+                    first_bad_seq=bad.seq,
+                ) from bad
+            cut = self._cut(*bad.place)
+        if found != anchor_root:
+            self._refuse(state, anchor_size)
         self._starts = [self._header(n)[0] for n in range(1, state.segment + 1)]
         self._anchored = anchor_size if self.anchor.exists() else -1
+        self.position = state
         if not state.size:
-            signature = self.signer.sign_head(0, root, 0, bytes(32))
-            self.position = Position(0, 0, 0, bytes(32), (), root, 0, signature)
+            signature = self.signer.sign_head(0, state.root, 0, state.chain)
+            self.position = state._replace(signature=signature)
             self.write_anchor()
         return cut
 
+    @staticmethod
+    def _refuse(state: State, anchor_size: int) -> None:
+        if anchor_size <= state.size:
+            raise StoreCorrupt(
+                f"The anchor, signed at entry {anchor_size}, belongs to another history or is "
+                "older than the registry's snapshot: the data folder was mixed or rolled back.",
+                hint="restore the newest backup",
+            )
+        raise StoreCorrupt(
+            f"The ledger ends at entry {state.size}, but its anchor was signed at entry "
+            f"{anchor_size}: entries were lost or the data folder was rolled back.",
+            hint="restore the newest backup",
+            first_bad_seq=state.size + 1,
+        )
+
     def _read_anchor(self, *, is_new: bool) -> tuple[int, bytes]:
         try:
-            size, root, _chain = self.signer.public.open_note(self.anchor.read_text("utf-8"))
+            return self.signer.public.open_note(self.anchor.read_text("utf-8"))
         except FileNotFoundError:
             if is_new:
                 return 0, root_of([])
@@ -253,28 +245,26 @@ class Ledger:
             raise StoreCorrupt(
                 "The ledger's anchor is damaged.", hint="restore it from the newest backup"
             ) from error
-        return size, root
 
-    @staticmethod
-    def _is_anchor(state: State, size: int, root: bytes) -> bool:
-        if state.size == size and root_of(state.frontier) != root:
-            raise verify.Bad("the anchor was signed for another history", size)
-        return state.size == size
+    def _is_torn(self, number: int, offset: int) -> bool:
+        """Whether damage there is what a write that never finished leaves."""
+        path = self._path(number)
+        is_last = path.exists() and not self._path(number + 1).exists()
+        return is_last and is_torn(path.read_bytes(), offset)
 
-    def _cut(self, torn: verify.Torn, state: State) -> tuple[str, int]:
-        path = self.folder / f"seg-{torn.segment:08d}"
-        if torn.offset <= verify.SEGMENT_SIZE:
+    def _cut(self, number: int, offset: int) -> tuple[str, int]:
+        path = self._path(number)
+        cut_bytes = path.stat().st_size
+        if offset <= verify.SEGMENT_SIZE:
             path.unlink()
-            state.segment = torn.segment - 1
-            size = path_size(self.folder / f"seg-{state.segment:08d}") if state.segment else 0
-            state.offset = size
         else:
+            cut_bytes -= offset
             with path.open("r+b") as file:
-                file.truncate(torn.offset)
+                file.truncate(offset)
                 os.fsync(file.fileno())
         fsync_dir(self.folder)
-        _LOG.warning("cut %d unfinished bytes off %s", torn.size, path.name)
-        return path.name, torn.size
+        _LOG.warning("cut %d unfinished bytes off %s", cut_bytes, path.name)
+        return path.name, cut_bytes
 
     def start(self) -> None:
         """Start the writer and the anchor threads; call on the event loop that will append."""
@@ -309,8 +299,7 @@ class Ledger:
 
     def note(self) -> str:
         """The newest head as a signed checkpoint."""
-        at = self.position
-        return self.signer.note(at.size, at.root, at.time_ns, at.chain, at.signature)
+        return self.signer.note(self.position)
 
     async def append(
         self,
@@ -495,39 +484,39 @@ class Ledger:
             fd, self._fd = self._fd, None
             os.close(fd)
 
-    def _frame(self, at: Position, offset: int, text: bytes, count: int) -> bytes:
+    def _frame(self, at: State, offset: int, text: bytes, count: int) -> bytes:
         """Header and ciphertext of the frame that follows ``at``."""
         assert self._segment_key is not None  # noqa: S101
         header = verify.FRAME.pack(verify.FRAME_MAGIC, len(text) + 16, at.size + 1, count, at.chain)
-        header += verify.crc(header)
+        header += zlib.crc32(header).to_bytes(4, "big")
         nonce, aad = offset.to_bytes(12, "big"), self._segment_digest + header
         return header + self._segment_key.encrypt(nonce, text, aad)
 
     def _sign(
         self,
         frame: bytes,
-        at: Position,
+        at: State,
         segment: int,
         offset: int,
         size: int,
         frontier: list[bytes],
-    ) -> tuple[bytes, Position]:
+    ) -> tuple[bytes, State]:
         """The frame completed with its signed head, and the position after it."""
         time_ns, root = clock.now_ns(), root_of(frontier)
-        frame += verify.TAIL.pack(size, time_ns, root)
-        chain = hashlib.sha256(at.chain + self._segment_digest + frame).digest()
+        frame += _HEAD.pack(size, time_ns, root)
+        chain = verify.sha(at.chain, self._segment_digest, frame)
         signature = self.signer.sign_head(size, root, time_ns, chain)
         end = offset + len(frame) + len(signature)
-        position = Position(segment, end, size, chain, tuple(frontier), root, time_ns, signature)
+        position = State(segment, end, size, chain, tuple(frontier), root, time_ns, signature)
         return frame + signature, position
 
-    def _new_segment(self, at: Position) -> bytes:
+    def _new_segment(self, at: State) -> bytes:
         """The header of the next segment; its keys are set, its file not yet made."""
         number, salt = at.segment + 1, os.urandom(32)
         fixed = verify.SEGMENT.pack(
             verify.SEGMENT_MAGIC, number, at.size + 1, clock.now_ns(), salt, at.chain
         )
-        self._segment_digest = hashlib.sha256(fixed).digest()
+        self._segment_digest = verify.sha(fixed)
         self._segment_key = self._segment_cipher(number, salt)
         return fixed + self._segment_digest
 
@@ -588,8 +577,7 @@ class Ledger:
         with self._anchor_lock:
             at = self.position
             if at.size != self._anchored:
-                note = self.signer.note(at.size, at.root, at.time_ns, at.chain, at.signature)
-                replace_file(self.anchor, note.encode())
+                replace_file(self.anchor, self.signer.note(at).encode())
                 self._anchored = at.size
 
     def _anchor_loop(self) -> None:
@@ -614,7 +602,7 @@ class Ledger:
             StoreCorrupt: the ledger is damaged there.
         """
         entries: list[Entry] = []
-        for _segment, frame in self.frames(self.cursor_at(after_seq)):
+        for _place, frame in self.frames(self.cursor_at(after_seq)):
             for index, record in enumerate(frame.records):
                 if frame.first_seq + index > after_seq and len(entries) < limit:
                     entries.append(self.entry(record))
@@ -650,7 +638,7 @@ class Ledger:
         """A cursor at the frame that holds entry ``after_seq + 1``, by hopping over headers."""
         end = self.position
         if after_seq >= end.size:
-            return end.cursor
+            return Cursor(end.segment, end.offset, end.size)
         starts = self._starts[: end.segment]
         low, high = 0, len(starts)
         while high - low > 1:
@@ -665,13 +653,13 @@ class Ledger:
                 _magic, length, first, count, _chain = verify.FRAME.unpack_from(header)
                 if first + count - 1 > after_seq:
                     return Cursor(number, offset, first - 1)
-                offset += verify.FRAME_SIZE + length + verify.TAIL_SIZE + verify.SIGNATURE_SIZE
+                offset += verify.FRAME_SIZE + length + verify.TAIL_SIZE
                 size = first + count - 1
                 if size >= end.size:
                     return Cursor(number, offset, size)
 
-    def frames(self, cursor: Cursor) -> Iterator[tuple[int, Frame]]:
-        """(segment, frame) of every durable frame after the cursor, as of now."""
+    def frames(self, cursor: Cursor) -> Iterator[tuple[Place, Frame]]:
+        """(place, frame) of every durable frame after the cursor, as of now."""
         end = self.position
         number, offset = max(cursor.segment, 1), max(cursor.offset, verify.SEGMENT_SIZE)
         seq = cursor.size
@@ -682,7 +670,7 @@ class Ledger:
                     frame = self._frame_from(file.fileno(), number, offset)
                     if frame.first_seq != seq + 1:
                         raise self._damaged(number, offset)
-                    yield number, frame
+                    yield Place(number, offset, frame.end), frame
                     offset, seq = frame.end, seq + len(frame.records)
             if number >= end.segment and seq < end.size:
                 raise self._damaged(number, offset)
@@ -690,40 +678,40 @@ class Ledger:
 
     def frame_at(self, segment: int, offset: int) -> Frame:
         """The frame at a place that the projection remembered. Blocking."""
-        with self._path(segment).open("rb") as file:
-            return self._frame_from(file.fileno(), segment, offset)
+        try:
+            with self._path(segment).open("rb") as file:
+                return self._frame_from(file.fileno(), segment, offset)
+        except FileNotFoundError:
+            raise StoreCorrupt(f"Ledger segment {segment} is missing.") from None
 
     def _frame_from(self, fd: int, number: int, offset: int) -> Frame:
         header = os.pread(fd, verify.FRAME_SIZE, offset)
         if not verify.has_header(header, 0):
             raise self._damaged(number, offset)
-        length = verify.FRAME.unpack_from(header)[1]
-        rest = length + verify.TAIL_SIZE + verify.SIGNATURE_SIZE
+        rest = verify.FRAME.unpack_from(header)[1] + verify.TAIL_SIZE
         data = header + os.pread(fd, rest, offset + verify.FRAME_SIZE)
         if number not in self._keys:
-            _first, digest, salt = self._header(number)
-            self._keys[number] = (digest, self._segment_cipher(number, salt))
-        digest, key = self._keys[number]
+            self._keys[number] = self._header(number)[1:]
         try:
-            frame = verify.open_frame(data, 0, digest, key, "", base=offset)[0]
+            frame = verify.open_frame(data, 0, *self._keys[number], base=offset)
         except verify.Bad as bad:
             raise self._damaged(number, offset) from bad
-        return Frame(offset, offset + len(data), frame.first_seq, frame.records)
+        return frame._replace(end=offset + frame.end)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"seg-{number:08d}"
 
-    def _header(self, number: int) -> tuple[int, bytes, bytes]:
-        """(first sequence number, digest, salt) of a segment."""
+    def _header(self, number: int) -> tuple[int, bytes, AESGCM]:
+        """(first sequence number, header digest, cipher) of a segment."""
         try:
             with self._path(number).open("rb") as file:
                 data = file.read(verify.SEGMENT_SIZE)
+            first_seq, _before, digest, cipher = verify.open_segment(data, number, self._key)
         except FileNotFoundError:
             raise StoreCorrupt(f"Ledger segment {number} is missing.") from None
-        if len(data) < verify.SEGMENT_SIZE or hashlib.sha256(data[:92]).digest() != data[92:]:
-            raise self._damaged(number, 0)
-        fields = verify.SEGMENT.unpack_from(data)
-        return fields[2], data[92:], fields[4]
+        except verify.Bad as bad:
+            raise self._damaged(number, 0) from bad
+        return first_seq, digest, cipher
 
     def _segment_cipher(self, number: int, salt: bytes) -> AESGCM:
         return AESGCM(hkdf(self._key, salt, b"ledger-segment" + number.to_bytes(4, "big")))
@@ -740,6 +728,27 @@ class _SyncError(OSError):
     """A sync or a truncation failed: what is on the disk is not known any more."""
 
 
-def path_size(path: Path) -> int:
-    """The size of a file in bytes."""
-    return path.stat().st_size
+def is_torn(data: bytes, offset: int) -> bool:
+    """Whether a bad frame at ``offset`` of a last segment is one that a lost write can leave.
+
+    Args:
+        data: the whole segment.
+        offset: where the frame should begin; up to 124 when the segment's own header is bad.
+
+    Returns:
+        True when the file ends inside the frame or a sector of it was never written (reads as
+        zeros), and no undamaged frame follows. A changed bit looks different.
+    """
+    later = data.find(verify.FRAME_MAGIC, offset + 1)
+    while later >= 0:
+        if verify.has_header(data, later):
+            return False
+        later = data.find(verify.FRAME_MAGIC, later + 1)
+    end = offset + verify.FRAME_SIZE
+    if verify.has_header(data, offset):
+        end += verify.FRAME.unpack_from(data, offset)[1] + verify.TAIL_SIZE
+    begin = 0 if offset <= verify.SEGMENT_SIZE else offset
+    return len(data) < end or any(
+        not any(data[max(start, begin) : min(start + _SECTOR, end)])
+        for start in range(begin - begin % _SECTOR, end, _SECTOR)
+    )

@@ -26,12 +26,13 @@ from appliance.events import CallIntent, CallOutcome
 from appliance.records import Entry
 from appliance.store.keyring import Keyring
 from appliance.store.ledger import Cursor, Ledger
-from appliance.store.proofs import Tiles
+from appliance.store.proofs import Tiles, leaf_hash
 from appliance.store.rows import RegistryRows, actor_tag
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = 1
 _BATCH = 20_000
+_SLICE = 128  # rows converted while the interpreter lock is held: about a millisecond
 _PERIOD_S = 0.5
 _RETRY_S = 5.0
 _CHECKPOINT = "64MB"
@@ -299,8 +300,8 @@ class Projection:
         """The rows of the next batch of entries; ``None`` when there is nothing new."""
         target = self._ledger.position.size
         if self._are_tiles_bad:
-            self._are_tiles_bad = False
             self.tiles.reset()
+            self._are_tiles_bad = False
         if self._cursor.size >= target and self.tiles.size >= target:
             return None
         rows = _Rows()
@@ -308,11 +309,11 @@ class Projection:
             self._fill_tiles(self.tiles.size)
         if self._cursor.size >= target:
             return None
-        for segment, frame in self._ledger.frames(self._cursor):
-            for place, record in enumerate(frame.records):
+        for place, frame in self._ledger.frames(self._cursor):
+            for index, record in enumerate(frame.records):
                 entry = self._ledger.entry(record)
-                self._add(rows, entry, (segment, frame.offset, place))
-            rows.cursor = Cursor(segment, frame.end, frame.first_seq + len(frame.records) - 1)
+                self._add(rows, entry, (place.segment, place.offset, index))
+            rows.cursor = Cursor(place.segment, place.end, frame.size)
             if len(rows.entry) >= _BATCH:
                 break
         return rows
@@ -320,11 +321,11 @@ class Projection:
     def _fill_tiles(self, start: int) -> None:
         """Append missing leaves up to the cursor, straight from the ledger."""
         leaves: list[bytes] = []
-        for _segment, frame in self._ledger.frames(self._ledger.cursor_at(start)):
+        for _place, frame in self._ledger.frames(self._ledger.cursor_at(start)):
             for index, record in enumerate(frame.records):
                 seq = frame.first_seq + index
                 if start < seq <= self._cursor.size:
-                    leaves.append(bytes.fromhex(self._ledger.entry(record).leaf))
+                    leaves.append(leaf_hash(record))
             if len(leaves) >= _BATCH or frame.first_seq > self._cursor.size:
                 self.tiles.append(leaves)
                 start, leaves = start + len(leaves), []
@@ -416,7 +417,8 @@ class Projection:
             return
         appender = con.appender(table)
         try:
-            appender.append_rows(rows)
+            for start in range(0, len(rows), _SLICE):
+                appender.append_rows(rows[start : start + _SLICE])
             appender.flush()
         except duckdb.Error:
             appender.clear()

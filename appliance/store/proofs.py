@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from appliance.store.verify import PROOF_MAGIC, PublicKey, checkpoint, node_hash, push, root_of
+from appliance.store.verify import PROOF_MAGIC, PublicKey, State, head_text, push, root_of, sha
 
 _HASH = 32
 _FAN = 8  # each level of hash files is 2**8 times smaller than the one below
@@ -39,13 +39,18 @@ class Signer:
 
     def sign_head(self, size: int, root: bytes, time_ns: int, chain: bytes) -> bytes:
         """The signature of a head's checkpoint text."""
-        return self._key.sign(checkpoint(self.origin, size, root, time_ns, chain).encode())
+        return self._key.sign(head_text(self.origin, size, root, time_ns, chain))
 
-    def note(self, size: int, root: bytes, time_ns: int, chain: bytes, signature: bytes) -> str:
+    def note(self, head: State) -> str:
         """A signed checkpoint from a head and the signature stored with it."""
-        text = checkpoint(self.origin, size, root, time_ns, chain)
-        encoded = base64.b64encode(self._key_id + signature).decode()
+        text = head_text(self.origin, head.size, head.root, head.time_ns, head.chain).decode()
+        encoded = base64.b64encode(self._key_id + head.signature).decode()
         return f"{text}\n\u2014 {self.origin} {encoded}\n"
+
+
+def leaf_hash(record: bytes) -> bytes:
+    """The RFC 6962 hash of a record."""
+    return sha(b"\0", record)
 
 
 def proof_text(record: bytes, index: int, path: list[bytes], note: str) -> str:
@@ -150,7 +155,7 @@ class Tiles:
             width = level * _FAN
             return self._fold(level, start >> width, count >> width)
         middle = start + _split(count)
-        return node_hash(self._subtree(start, middle), self._subtree(middle, end))
+        return sha(b"\1", self._subtree(start, middle), self._subtree(middle, end))
 
     def _fold(self, level: int, first: int, count: int) -> bytes:
         with self._path(level).open("rb") as file:

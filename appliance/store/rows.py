@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -31,10 +31,14 @@ from appliance.store.keyring import Keyring
 from appliance.store.seal import box_open, box_seal
 from appliance.store.state import REGISTRY_EVENTS, Snapshot, Tables
 
-if TYPE_CHECKING:
-    import duckdb
-
 _ROW = "row"
+
+
+class Connection(Protocol):
+    """What is used of a database connection."""
+
+    def execute(self, query: str, parameters: list[Any], /) -> Any:
+        """Run one statement."""
 
 
 def actor_tag(key: bytes, actor: str) -> bytes:
@@ -50,7 +54,7 @@ class RegistryRows:
         self._keyring = keyring
         self._key = key
 
-    def apply(self, con: duckdb.DuckDBPyConnection, entry: Entry) -> None:
+    def apply(self, con: Connection, entry: Entry) -> None:
         """Apply one entry if it is a registry entry; what was shredded is left out."""
         cls = REGISTRY_EVENTS.get(entry.kind)
         if cls is None or entry.event is None:
@@ -72,7 +76,7 @@ class RegistryRows:
             case _:
                 self._apply_model(con, entry, event)
 
-    def _apply_model(self, con: duckdb.DuckDBPyConnection, entry: Entry, event: Any) -> None:
+    def _apply_model(self, con: Connection, entry: Entry, event: Any) -> None:
         match event:
             case ModelCreated(model=model):
                 self._model(con, model)
@@ -97,11 +101,11 @@ class RegistryRows:
                     [model_id, actor_tag(self._key, name)],
                 )
 
-    def _tenant(self, con: duckdb.DuckDBPyConnection, tenant: Tenant) -> None:
+    def _tenant(self, con: Connection, tenant: Tenant) -> None:
         sealed = self._seal("", f"tenant\0{tenant.id}", tenant)
         con.execute("INSERT INTO tenant VALUES (?, ?, ?)", [tenant.id, tenant.created_ns, sealed])
 
-    def _api_key(self, con: duckdb.DuckDBPyConnection, key: ApiKey) -> None:
+    def _api_key(self, con: Connection, key: ApiKey) -> None:
         sealed = self._seal(key.tenant_id, f"api_key\0{key.id}", key)
         if sealed is not None:
             con.execute(
@@ -109,7 +113,7 @@ class RegistryRows:
                 [key.id, key.tenant_id, key.role, key.created_ns, key.expires_ns, 0, sealed],
             )
 
-    def _model(self, con: duckdb.DuckDBPyConnection, model: Model) -> None:
+    def _model(self, con: Connection, model: Model) -> None:
         sealed = self._seal(model.tenant_id, f"model\0{model.id}", model)
         if sealed is not None:
             con.execute(
@@ -117,7 +121,7 @@ class RegistryRows:
                 [model.id, model.tenant_id, model.created_ns, sealed],
             )
 
-    def _version(self, con: duckdb.DuckDBPyConnection, version: Version) -> None:
+    def _version(self, con: Connection, version: Version) -> None:
         place = f"version\0{version.model_id}\0{version.number}"
         sealed = self._seal(version.tenant_id, place, version)
         size = sum(f.size_bytes for f in version.artifact.files)
@@ -134,7 +138,7 @@ class RegistryRows:
                 ],
             )
 
-    def _alias(self, con: duckdb.DuckDBPyConnection, alias: Alias) -> None:
+    def _alias(self, con: Connection, alias: Alias) -> None:
         tag = actor_tag(self._key, alias.name)
         place = f"alias\0{alias.model_id}\0{tag.hex()}"
         sealed = self._seal(alias.tenant_id, place, alias)

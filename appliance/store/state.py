@@ -31,9 +31,8 @@ from appliance.events import (
 )
 from appliance.records import Alias, ApiKey, Entry, Model, Tenant, Version
 from appliance.store.keyring import Keyring
-from appliance.store.ledger import Position
 from appliance.store.seal import RootKey, box_open, box_seal, replace_file
-from appliance.store.verify import State
+from appliance.store.verify import State, root_of
 
 _LOG = logging.getLogger(__name__)
 _MAGIC = b"MASNAP01"
@@ -269,7 +268,7 @@ class _File(msgspec.Struct):
     sections: dict[str, str]
 
 
-def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: Position) -> None:
+def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: State) -> None:
     """Replace ``registry.snap`` with the snapshot as of the ledger position. Blocking."""
     sections = {}
     for tenant in snapshot.tenants():
@@ -321,12 +320,14 @@ def load(path: Path, root: RootKey, keyring: Keyring) -> tuple[Tables, State] | 
     except (ValueError, KeyError, NotFound, StoreCorrupt, msgspec.MsgspecError) as error:
         _LOG.warning("registry.snap is not usable (%s); replaying the whole ledger", error)
         return None
+    frontier = [bytes.fromhex(h) for h in file.frontier]
     state = State(
         segment=file.segment,
         offset=file.offset,
         size=file.seq,
         chain=bytes.fromhex(file.chain),
-        frontier=[bytes.fromhex(h) for h in file.frontier],
+        frontier=tuple(frontier),
+        root=root_of(frontier),
         time_ns=file.time_ns,
         signature=bytes.fromhex(file.signature),
     )

@@ -8,8 +8,6 @@ Read next: ``proofs`` makes what ``verify_proof`` checks.
     python verify.py proof FILE --public-key KEY                       one entry, no ledger needed
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import hashlib
@@ -17,8 +15,8 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -27,26 +25,19 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 SEGMENT_MAGIC, FRAME_MAGIC, PROOF_MAGIC = b"MALEDGE1", b"MAFRAME1", "c2sp.org/tlog-proof@v1"
-SEGMENT, FRAME, TAIL = map(struct.Struct, (">8sIQQ32s32s", ">8sIQI32s", ">QQ32s"))
-SEGMENT_SIZE, FRAME_SIZE, TAIL_SIZE, SIGNATURE_SIZE, SECTOR = 124, 60, 48, 64, 512
+SEGMENT, FRAME, TAIL = map(struct.Struct, (">8sIQQ32s32s", ">8sIQI32s", ">QQ32s64s"))
+SEGMENT_SIZE, FRAME_SIZE, TAIL_SIZE = SEGMENT.size + 32, FRAME.size + 4, TAIL.size
 
 
 class Bad(ValueError):
-    """Verification failed; ``seq`` is the first entry that cannot be trusted, if known."""
+    """Not what was written: ``seq`` is the first bad entry, at ``place`` (segment, offset)."""
 
-    def __init__(self, detail: str, seq: int | None = None) -> None:
-        super().__init__(detail)
-        self.seq = seq
-
-
-class Torn(Bad):
-    """The last frame was never finished, so never acknowledged: cut ``segment`` at ``offset``."""
-
-    segment, offset, size = 0, 0, 0
+    def __init__(self, why: str, seq: int | None = None, place: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(why)
+        self.seq, self.place = seq, place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyReport:
+class VerifyReport(NamedTuple):
     """What a verification found; ``head`` is the hex root at ``entries``."""
 
     ok: bool
@@ -56,75 +47,59 @@ class VerifyReport:
     head: str
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One decrypted group commit at ``[offset, end)`` of its segment."""
-
-    offset: int
-    end: int
-    first_seq: int
-    records: list[bytes]
-
-
-@dataclass(slots=True)
-class State:
-    """Where a walk stands: everything up to entry ``size`` is verified."""
+class State(NamedTuple):
+    """A verified head: entry ``size`` ends at ``offset`` of ``segment``."""
 
     segment: int = 0
     offset: int = 0
     size: int = 0
     chain: bytes = bytes(32)
-    frontier: list[bytes] = field(default_factory=list)
+    frontier: tuple[bytes, ...] = ()  # roots of the complete subtrees, largest first
+    root: bytes = hashlib.sha256().digest()
     time_ns: int = 0
     signature: bytes = b""
 
 
-def leaf_hash(record: bytes) -> bytes:
-    return hashlib.sha256(b"\0" + record).digest()
-
-
-def node_hash(left: bytes, right: bytes) -> bytes:
-    return hashlib.sha256(b"\1" + left + right).digest()
+def sha(*parts: bytes) -> bytes:
+    """SHA-256 of the parts; RFC 6962 hashes a leaf as (0, record), a node as (1, left, right)."""
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def push(frontier: list[bytes], size: int, leaf: bytes) -> None:
-    """Append a leaf to a tree of ``size`` leaves, in place."""
+    """Append a leaf hash to a tree of ``size`` leaves, in place."""
     while size & 1:
-        leaf, size = node_hash(frontier.pop(), leaf), size >> 1
+        leaf, size = sha(b"\1", frontier.pop(), leaf), size >> 1
     frontier.append(leaf)
 
 
 def root_of(frontier: list[bytes]) -> bytes:
-    root = frontier[-1] if frontier else hashlib.sha256(b"").digest()
+    """The root of a tree."""
+    root = frontier[-1] if frontier else sha()
     for left in frontier[-2::-1]:
-        root = node_hash(left, root)
+        root = sha(b"\1", left, root)
     return root
 
 
 def root_from_path(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
     """The root that an inclusion path leads to (RFC 9162 section 2.1.3.2)."""
-    if not 0 <= index < size:
-        raise Bad("the index is outside the tree")
     last, root = size - 1, leaf
     for sibling in path:
         if last == 0:
             raise Bad("the path is too long")
-        if index & 1 or index == last:
-            root = node_hash(sibling, root)
-            while not index & 1 and index:
-                index, last = index >> 1, last >> 1
-        else:
-            root = node_hash(root, sibling)
+        is_right = index & 1 or index == last
+        root = sha(b"\1", sibling, root) if is_right else sha(b"\1", root, sibling)
+        while is_right and index and not index & 1:
+            index, last = index >> 1, last >> 1
         index, last = index >> 1, last >> 1
     if last:
         raise Bad("the path is too short")
     return root
 
 
-def checkpoint(origin: str, size: int, root: bytes, time_ns: int, chain: bytes) -> str:
-    """The text a head's signature covers."""
-    lines = (origin, size, base64.b64encode(root).decode(), f"time {time_ns}")
-    return "".join(f"{line}\n" for line in lines) + f"chain {base64.b64encode(chain).decode()}\n"
+def head_text(origin: str, size: int, root: bytes, time_ns: int, chain: bytes) -> bytes:
+    """What a head's signature covers: a C2SP checkpoint."""
+    texts = [base64.b64encode(part).decode() for part in (root, chain)]
+    return f"{origin}\n{size}\n{texts[0]}\ntime {time_ns}\nchain {texts[1]}\n".encode()
 
 
 class PublicKey:
@@ -134,244 +109,201 @@ class PublicKey:
         try:
             self.origin, self.key_id, encoded = text.strip().split("+", 2)
             raw = base64.b64decode(encoded, validate=True)
-            digest = hashlib.sha256(f"{self.origin}\n".encode() + raw).digest()
-            if raw[:1] != b"\1" or digest[:4].hex() != self.key_id:
-                raise ValueError("key id")
+            if raw[:1] + sha(self.origin.encode(), b"\n", raw)[:4] != b"\1" + bytes.fromhex(
+                self.key_id
+            ):
+                raise ValueError("its id does not match")
             self.key = Ed25519PublicKey.from_public_bytes(raw[1:])
         except ValueError as error:
             raise Bad(f"not a public key: {error}") from error
 
     def check(self, signature: bytes, data: bytes) -> None:
+        """Raise ``Bad`` unless this key signed the data."""
         try:
             self.key.verify(signature, data)
         except InvalidSignature:
             raise Bad("not signed by this key") from None
 
-    def open_note(self, note: str) -> tuple[int, bytes, bytes]:
-        """(tree size, root, chain value) of a checkpoint signed by this key; else ``Bad``."""
-        text, _, signatures = note.partition("\n\n")
-        prefix = f"\u2014 {self.origin} "
+    def open_note(self, note: str) -> tuple[int, bytes]:
+        """(tree size, root) of a checkpoint signed by this key."""
         try:
-            line = next(s for s in signatures.splitlines() if s.startswith(prefix))
-            signature = base64.b64decode(line.removeprefix(prefix), validate=True)
+            text, signatures = note.split("\n\n")
+            start = f"\u2014 {self.origin} "
+            line = next(s for s in signatures.split("\n") if s.startswith(start))
+            signature = base64.b64decode(line.removeprefix(start), validate=True)
             self.check(signature[4:], f"{text}\n".encode())
-            origin, size, root, _time, chain = text.split("\n")
+            origin, size, root = text.split("\n")[:3]
             if origin != self.origin or signature[:4].hex() != self.key_id:
-                raise ValueError("origin")
-            return int(size), base64.b64decode(root), base64.b64decode(chain.removeprefix("chain "))
+                raise ValueError("another origin")
+            return int(size), base64.b64decode(root, validate=True)
         except (StopIteration, ValueError) as error:
-            raise Bad("a signed head is damaged or signed by another key") from error
+            raise Bad("a signed head is damaged or not signed by this key") from error
 
 
-def crc(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(4, "big")
+class Frame(NamedTuple):
+    """One decrypted group commit, up to ``end`` of what it was read from."""
+
+    end: int
+    first_seq: int
+    before: bytes
+    records: list[bytes]
+    size: int
+    time_ns: int
+    root: bytes
+    signature: bytes
 
 
-def has_header(data: bytes, offset: int) -> bool:
-    """Whether an undamaged frame header stands at ``offset``."""
-    stored = data[offset + FRAME.size : offset + FRAME_SIZE]
-    expected = crc(data[offset : offset + FRAME.size])
-    return data[offset : offset + 8] == FRAME_MAGIC and stored == expected
+def has_header(data: bytes, at: int) -> bool:
+    """Whether an undamaged frame header stands there."""
+    fixed, stored = data[at : at + FRAME.size], data[at + FRAME.size : at + FRAME_SIZE]
+    return fixed[:8] == FRAME_MAGIC and zlib.crc32(fixed).to_bytes(4, "big") == stored
 
 
-def is_torn(data: bytes, offset: int) -> bool:
-    """Whether a bad frame (or segment header) at ``offset`` is one that a lost write can leave."""
-    later = data.find(FRAME_MAGIC, offset + 1)
-    while later >= 0:
-        if has_header(data, later):
-            return False
-        later = data.find(FRAME_MAGIC, later + 1)
-    length = FRAME_SIZE if offset else SEGMENT_SIZE
-    if offset and has_header(data, offset):
-        length += FRAME.unpack_from(data, offset)[1] + TAIL_SIZE + SIGNATURE_SIZE
-    end = offset + length
-    starts = range(offset - offset % SECTOR, end, SECTOR)
-    return len(data) < end or any(
-        not any(data[max(start, offset) : min(start + SECTOR, end)]) for start in starts
-    )
-
-
-class Walker:
-    """Reads the segments of a ledger folder in order, checking everything."""
-
-    def __init__(self, folder: Path, ledger_key: bytes, public: PublicKey, state: State) -> None:
-        self.folder, self.ledger_key, self.public, self.state = folder, ledger_key, public, state
-
-    def frames(self, end: tuple[int, int] | None = None) -> Iterator[Frame]:
-        """Every frame after the state, which moves along; up to ``end`` = (segment, offset).
-
-        Raises ``Bad`` naming the first bad entry, or ``Torn`` for an unfinished last frame.
-        """
-        numbers = sorted(int(p.name[4:]) for p in self.folder.glob("seg-????????"))
-        if end is not None:
-            numbers = [n for n in numbers if n <= end[0]]
-        state = self.state
-        if numbers != list(range(1, len(numbers) + 1)) or len(numbers) < state.segment:
-            gap = next((n for n, m in enumerate(numbers, 1) if n != m), len(numbers) + 1)
-            if gap > state.segment + 1:  # the entries before the gap can still be checked
-                yield from self.frames((gap - 1, sys.maxsize))
-            raise Bad(f"segment {gap} is missing", state.size + 1)
-        for number in numbers[max(state.segment - 1, 0) :]:
-            data = (self.folder / f"seg-{number:08d}").read_bytes()
-            stop = min(len(data), end[1]) if end and number == end[0] else len(data)
-            if number == state.segment and stop < state.offset:
-                raise Bad(f"segment {number} is shorter than it was", state.size + 1)
-            try:
-                yield from self._segment(number, data[:stop])
-            except Bad as error:
-                error.seq = state.size + 1
-                if number != numbers[-1] or not is_torn(data[:stop], state.offset):
-                    raise
-                torn = Torn(f"unfinished frame after entry {state.size}", error.seq)
-                torn.segment, torn.offset, torn.size = number, state.offset, stop - state.offset
-                raise torn from None
-
-    def _segment(self, number: int, data: bytes) -> Iterator[Frame]:
-        state = self.state
-        if number != state.segment:
-            state.offset = 0
-        magic, stored, first_seq, _created, salt, chain = (
-            SEGMENT.unpack_from(data) if len(data) >= SEGMENT_SIZE else (b"",) * 6
-        )
-        digest = hashlib.sha256(data[:92]).digest()
-        if magic != SEGMENT_MAGIC or digest != data[92:SEGMENT_SIZE] or stored != number:
-            raise Bad(f"the header of segment {number} is damaged")
-        if number != state.segment:
-            if first_seq != state.size + 1 or chain != state.chain:
-                raise Bad(f"segment {number} does not continue the one before it")
-            state.segment, state.offset = number, SEGMENT_SIZE
-        info = b"ledger-segment" + number.to_bytes(4, "big")
-        key = AESGCM(HKDF(SHA256(), 32, salt, info).derive(self.ledger_key))
-        if state.offset == SEGMENT_SIZE == len(data):
-            raise Bad(f"segment {number} is empty")
-        while state.offset < len(data):
-            yield self._check(data, digest, key)
-
-    def _check(self, data: bytes, digest: bytes, key: AESGCM) -> Frame:
-        state, offset = self.state, self.state.offset
-        where = f"segment {state.segment}, offset {offset}"
-        frame, head, size, time_ns, root, signature = open_frame(data, offset, digest, key, where)
-        if frame.first_seq != state.size + 1 or head[24:56] != state.chain:
-            raise Bad(f"{where}: the frame does not continue the one before it")
-        frontier = list(state.frontier)
-        for index, record in enumerate(frame.records, state.size):
-            if not record.startswith(b'{"seq":%d,' % (index + 1)):
-                raise Bad(f"{where}: a record is out of order")
-            push(frontier, index, leaf_hash(record))
-        chain = hashlib.sha256(
-            state.chain + digest + data[offset : frame.end - SIGNATURE_SIZE]
-        ).digest()
-        if size != frame.first_seq + len(frame.records) - 1 or root != root_of(frontier):
-            raise Bad(f"{where}: the head does not match its entries")
-        text = checkpoint(self.public.origin, size, root, time_ns, chain)
-        self.public.check(signature, text.encode())
-        state.offset, state.size, state.chain, state.frontier = frame.end, size, chain, frontier
-        state.time_ns, state.signature = time_ns, signature
-        return frame
-
-
-def open_frame(
-    data: bytes, offset: int, digest: bytes, key: AESGCM, where: str, base: int = 0
-) -> tuple[Frame, bytes, int, int, bytes, bytes]:
-    """Decrypt a frame of a file read from ``base``: (frame, header, size, time, root, signature)."""
-    header = data[offset : offset + FRAME_SIZE]
-    if not has_header(data, offset):
-        raise Bad(f"{where}: the frame's header is damaged")
-    _magic, length, first_seq, count, _chain = FRAME.unpack_from(header)
-    middle = offset + FRAME_SIZE + length
-    end = middle + TAIL_SIZE + SIGNATURE_SIZE
-    if end > len(data):
-        raise Bad(f"{where}: the frame is cut short")
-    sealed = data[offset + FRAME_SIZE : middle]
+def open_frame(data: bytes, at: int, digest: bytes, key: AESGCM, base: int = 0) -> Frame:
+    """Decrypt the frame at ``at`` of bytes read from offset ``base`` of a segment."""
+    if not has_header(data, at):
+        raise Bad("the frame's header is damaged")
+    _, length, first_seq, count, before = FRAME.unpack_from(data, at)
+    middle = at + FRAME_SIZE + length
+    if middle + TAIL_SIZE > len(data):
+        raise Bad("the frame is cut short")
+    header, sealed = data[at : at + FRAME_SIZE], data[at + FRAME_SIZE : middle]
     try:
-        text = key.decrypt((base + offset).to_bytes(12, "big"), sealed, digest + header)
+        text = key.decrypt((base + at).to_bytes(12, "big"), sealed, digest + header)
     except InvalidTag:
-        raise Bad(f"{where}: the frame was changed or belongs to another ledger") from None
-    records = text.split(b"\n")
-    if records.pop() != b"" or len(records) != count:
-        raise Bad(f"{where}: the frame holds another number of records")
-    size, time_ns, root = TAIL.unpack_from(data, middle)
-    frame = Frame(offset, end, first_seq, records)
-    return frame, header, size, time_ns, root, data[end - SIGNATURE_SIZE : end]
+        raise Bad("the frame was changed or belongs elsewhere") from None
+    *records, rest = text.split(b"\n")
+    if rest or len(records) != count:
+        raise Bad("the frame holds another number of records")
+    return Frame(middle + TAIL_SIZE, first_seq, before, records, *TAIL.unpack_from(data, middle))
+
+
+def open_segment(data: bytes, number: int, ledger_key: bytes) -> tuple[int, bytes, bytes, AESGCM]:
+    """(first entry, chain value before, digest of the header, cipher) of a segment."""
+    digest = sha(data[: SEGMENT.size])
+    if data[SEGMENT.size : SEGMENT_SIZE] != digest or data[:8] != SEGMENT_MAGIC:
+        raise Bad("the segment's header is damaged")
+    _, stored, first_seq, _, salt, before = SEGMENT.unpack_from(data)
+    if stored != number:
+        raise Bad(f"this is segment {stored}")
+    kdf = HKDF(SHA256(), 32, salt, b"ledger-segment" + number.to_bytes(4, "big"))
+    return first_seq, before, digest, AESGCM(kdf.derive(ledger_key))
+
+
+def follow(state: State, segment: int, frame: Frame, chain: bytes, public: PublicKey) -> State:
+    """The state after a frame, if it continues this one and its head is right and signed."""
+    if (frame.first_seq, frame.before) != (state.size + 1, state.chain):
+        raise Bad("the frame does not continue the one before it")
+    frontier = list(state.frontier)
+    for size, record in enumerate(frame.records, state.size):
+        push(frontier, size, sha(b"\0", record))
+        if not record.startswith(b'{"seq":%d,' % (size + 1)):
+            raise Bad("a record is out of order")
+    size, time_ns, root = frame.size, frame.time_ns, frame.root
+    if size != state.size + len(frame.records) or root != root_of(frontier):
+        raise Bad("the head does not match its entries")
+    public.check(frame.signature, head_text(public.origin, size, root, time_ns, chain))
+    return State(segment, frame.end, size, chain, tuple(frontier), root, time_ns, frame.signature)
+
+
+def walk(
+    folder: Path, key: bytes, public: PublicKey, state: State, end: tuple[int, int] | None = None
+) -> Iterator[tuple[State, list[bytes]]]:
+    """Every verified head after ``state`` with its records, up to ``end`` (segment, offset)."""
+    last = end[0] if end else max((int(p.name[4:]) for p in folder.glob("seg-*")), default=0)
+    for number in range(max(state.segment, 1), max(state.segment, last) + 1):
+        is_begun = number == state.segment
+        at = state.offset if is_begun else SEGMENT_SIZE
+        try:
+            data = (folder / f"seg-{number:08d}").read_bytes()
+            data = data[: end[1]] if end and number == last else data
+            first_seq, before, digest, cipher = open_segment(data, number, key)
+            if not is_begun and (first_seq, before) != (state.size + 1, state.chain):
+                raise Bad("the segment does not continue the one before it")
+            while at < max(len(data), SEGMENT_SIZE + 1):
+                frame = open_frame(data, at, digest, cipher)
+                chain = sha(state.chain, digest, data[at : frame.end - 64])
+                state = follow(state, number, frame, chain, public)
+                at = state.offset
+                yield state, frame.records
+            if at > len(data):
+                raise Bad("the segment is shorter than it was")
+        except (Bad, FileNotFoundError) as error:
+            why = str(error) if isinstance(error, Bad) else "missing"
+            text = f"segment {number}, offset {at}: {why}"
+            raise Bad(text, state.size + 1, (number, at)) from error
 
 
 def verify_ledger(
     folder: Path,
     ledger_key: bytes,
     public: PublicKey,
-    anchor: str | None,
+    anchor: str,
     end: tuple[int, int] | None = None,
     progress: Callable[[int], None] = lambda size: None,
 ) -> VerifyReport:
-    """Check a whole ledger against its signed heads and an anchor (a checkpoint, or ``None``)."""
-    state, note, met = State(), "", False
+    """Check a whole ledger against its own signed heads and an anchor (a checkpoint)."""
+    state, found = State(), None
     try:
-        size, root, _ = public.open_note(anchor) if anchor is not None else (0, b"", b"")
-        met = size == 0
-        try:
-            for _frame in Walker(folder, ledger_key, public, state).frames(end):
-                progress(state.size)
-                if state.size == size and root_of(state.frontier) != root:
-                    raise Bad(f"another history than the anchor's at entry {size}", size)
-                met = met or state.size == size
-        except Torn as torn:
-            note = f"; {torn.size} bytes of an unfinished frame follow"
-        if not met:
-            raise Bad(f"the ledger ends at {state.size}, its anchor at {size}", state.size + 1)
+        size, root = public.open_note(anchor)
+        found = state.root if size == 0 else None
+        for head, _records in walk(folder, ledger_key, public, state, end):
+            state = head
+            progress(state.size)
+            found = state.root if state.size == size else found
+        if found != root:
+            why = f"the ledger ends at {state.size} and has not the anchor's head at {size}"
+            raise Bad(why, min(state.size + 1, size))
     except Bad as bad:
-        seq, text = bad.seq or state.size + 1, str(bad)
-        return VerifyReport(ok=False, entries=state.size, first_bad_seq=seq, detail=text, head="")
-    head = root_of(state.frontier).hex()
-    detail = f"{state.size} entries verified{note}"
-    return VerifyReport(ok=True, entries=state.size, first_bad_seq=None, detail=detail, head=head)
+        return VerifyReport(False, state.size, bad.seq or state.size + 1, str(bad), "")
+    return VerifyReport(True, state.size, None, f"{state.size} entries verified", state.root.hex())
 
 
 def verify_proof(text: str, public: PublicKey) -> tuple[int, bytes]:
-    """(sequence number, record) that a proof text proves; else ``Bad``."""
+    """(sequence number, record) that a proof text proves."""
     body, _, note = text.partition("\n\n")
-    lines = body.split("\n")
     try:
-        if lines[0] != PROOF_MAGIC or lines[1][:6] != "extra " or lines[2][:6] != "index ":
-            raise ValueError("not a proof")
-        record, index = base64.b64decode(lines[1][6:], validate=True), int(lines[2][6:])
-        path = [base64.b64decode(line, validate=True) for line in lines[3:]]
-    except (ValueError, IndexError) as error:
+        magic, extra, index_line, *hashes = body.split("\n")
+        record = base64.b64decode(extra.removeprefix("extra "), validate=True)
+        index = int(index_line.removeprefix("index "))
+        path = [base64.b64decode(line, validate=True) for line in hashes]
+    except ValueError as error:
         raise Bad("not a proof text") from error
-    size, root, _chain = public.open_note(note)
-    if root_from_path(leaf_hash(record), index, size, path) != root:
+    size, root = public.open_note(note)
+    is_placed = 0 <= index < size and record.startswith(b'{"seq":%d,' % (index + 1))
+    if magic != PROOF_MAGIC or not is_placed:
+        raise Bad("the record is of another entry")
+    if root_from_path(sha(b"\0", record), index, size, path) != root:
         raise Bad("the record is not in the signed tree", index + 1)
-    if not record.startswith(b'{"seq":%d,' % (index + 1)):
-        raise Bad("the record is of another entry", index + 1)
     return index + 1, record
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0 when everything verifies, 1 when something is bad."""
+def main() -> int:
+    """Exit status 0 when everything verifies, 1 when something is bad, 2 for wrong usage."""
     parser = argparse.ArgumentParser(description="Verify a Model Appliance ledger or proof.")
     parser.add_argument("what", choices=("ledger", "proof"))
     parser.add_argument("path", type=Path)
-    parser.add_argument("--ledger-key", type=Path, help="file: 32 bytes in base64")
     parser.add_argument("--public-key", required=True)
+    parser.add_argument("--ledger-key", type=Path, help="file: 32 bytes in base64")
     parser.add_argument("--anchor", type=Path, help="a checkpoint kept elsewhere")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     try:
         public = PublicKey(options.public_key)
         if options.what == "proof":
-            seq, record = verify_proof(options.path.read_text(encoding="utf-8"), public)
+            seq, record = verify_proof(options.path.read_text("utf-8"), public)
             sys.stdout.write(f"ok: entry {seq} is in the ledger\n{record.decode()}\n")
             return 0
         if options.ledger_key is None:
             parser.error("--ledger-key is needed to read a ledger")
-        folder = options.path / "ledger" if (options.path / "ledger").is_dir() else options.path
-        anchor = options.anchor or folder.parent / "anchor"
+        inner = options.path / "ledger"
+        folder = inner if inner.is_dir() else options.path
+        anchor = (options.anchor or folder.parent / "anchor").read_text("utf-8")
         key = base64.b64decode(options.ledger_key.read_bytes().strip(), validate=True)
-        report = verify_ledger(folder, key, public, anchor.read_text(encoding="utf-8"))
+        report = verify_ledger(folder, key, public, anchor)
     except (OSError, ValueError) as error:
-        seq = getattr(error, "seq", None)
-        sys.stdout.write(f"BAD: first bad entry {seq or 'unknown'}: {error}\n")
-        return 1
-    bad = f"BAD: first bad entry {report.first_bad_seq}: "
-    sys.stdout.write(f"{'ok: ' if report.ok else bad}{report.detail}\n")
+        report = VerifyReport(False, 0, getattr(error, "seq", None), str(error), "")
+    verdict = "ok:" if report.ok else f"BAD: first bad entry {report.first_bad_seq}:"
+    sys.stdout.write(f"{verdict} {report.detail}\n")
     return 0 if report.ok else 1
 
 
