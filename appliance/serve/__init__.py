@@ -207,12 +207,13 @@ class _Server:
             backlog=BACKLOG,
         )
 
-    async def keep_certificates(self, app: Any, secret: bytes | None) -> bool:
-        """Make or renew certificates if there is a secret, and use what there is.
+    @property
+    def has_https(self) -> bool:
+        """Whether the HTTPS listener is up."""
+        return "https" in self._listeners
 
-        Returns:
-            Whether the HTTPS listener was opened by this.
-        """
+    async def keep_certificates(self, app: Any, secret: bytes | None) -> None:
+        """Make or renew certificates if there is a secret, and serve HTTPS with what there is."""
         is_new = False
         if secret is not None:
             is_new = await asyncio.to_thread(
@@ -222,11 +223,8 @@ class _Server:
             if is_new:
                 certificates.load(self._tls, self.data_dir)
                 self._show_certificates()
-            return False
-        if not certificates.exist(self.data_dir):
-            return False
-        await self._open_tls(app)
-        return True
+        elif certificates.has_pair(self.data_dir):
+            await self._open_tls(app)
 
     async def _open_tls(self, app: Any) -> None:
         if self._port is None:
@@ -341,7 +339,9 @@ async def _keep_certificates(
         secret = tls_secret()
         pause_s = _POLL_S if secret is None else _RENEW_S
         try:
-            if await server.keep_certificates(app, secret):
+            was_open = server.has_https
+            await server.keep_certificates(app, secret)
+            if server.has_https and not was_open:
                 on_ready(server.ready())
         except (ApplianceError, OSError, ValueError) as error:
             _log.error("certificates: %s", error)

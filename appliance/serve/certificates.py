@@ -47,7 +47,7 @@ class Certificates:
     ca_pem: str
 
 
-def exist(data_dir: Path) -> bool:
+def has_pair(data_dir: Path) -> bool:
     """Whether there is something to serve TLS with."""
     return (data_dir / "tls" / "leaf.pem").exists()
 

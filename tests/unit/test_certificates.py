@@ -22,9 +22,9 @@ def leaf_of(folder: Path) -> x509.Certificate:
 
 
 def test_a_pair_is_made_once(tmp_path: Path) -> None:
-    assert not certificates.exist(tmp_path)
+    assert not certificates.has_pair(tmp_path)
     assert certificates.ensure(tmp_path, SECRET, NAMES)
-    assert certificates.exist(tmp_path)
+    assert certificates.has_pair(tmp_path)
     before = leaf_of(tmp_path)
     assert not certificates.ensure(tmp_path, SECRET, NAMES)
     assert leaf_of(tmp_path) == before
