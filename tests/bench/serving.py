@@ -36,7 +36,8 @@ BARE = """
 import sys
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+import json
+from starlette.responses import Response
 from starlette.routing import Route
 sys.path.insert(0, sys.argv[1])
 from model import Model
@@ -44,8 +45,10 @@ from model import Model
 loaded = Model(sys.argv[1])
 
 
-async def invoke(request: Request) -> JSONResponse:
-    return JSONResponse(loaded.predict(await request.json()))
+async def invoke(request: Request) -> Response:
+    answer = loaded.predict(await request.json())
+    text = json.dumps(answer, default=lambda array: array.tolist())
+    return Response(text, media_type="application/json")
 
 
 app = Starlette(routes=[Route("/invoke", invoke, methods=["POST"])])
@@ -88,18 +91,20 @@ def figures(clients: int, taken_s: list[float], wall_s: float) -> Figures:
 async def closed_loop(
     port: int, head: bytes, body: bytes, context: ssl.SSLContext, *, clients: int, seconds: float
 ) -> Figures:
-    """Each client sends its next call when the last one was answered."""
+    """Each client sends its next call when the last one was answered, and at least one."""
     taken: list[float] = []
     request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
     end = time.perf_counter() + seconds
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-        while time.perf_counter() < end:
+        is_over = False
+        while not is_over:
             start = time.perf_counter()
             writer.write(request)
             await read_reply(reader)
             taken.append(time.perf_counter() - start)
+            is_over = time.perf_counter() > end
         writer.close()
 
     started = time.perf_counter()
@@ -145,11 +150,12 @@ def until_answered(port: int, head: bytes, body: bytes, context: ssl.SSLContext)
     """Seconds until the first answer."""
     start = time.perf_counter()
     while time.perf_counter() - start < 60:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            run = closed_loop(port, head, body, context, clients=1, seconds=0.001)
-            asyncio.run(run)
+        try:
+            asyncio.run(closed_loop(port, head, body, context, clients=1, seconds=0.001))
+        except* (OSError, asyncio.IncompleteReadError):
+            time.sleep(0.02)
+        else:
             return time.perf_counter() - start
-        time.sleep(0.02)
     raise SystemExit("the server did not answer")
 
 
@@ -212,9 +218,8 @@ def cold_calls(
         with appliance.admin() as client:
             for row in client.get("/admin/v1/sandboxes").json()["items"]:
                 client.delete(f"/admin/v1/sandboxes/{row['id']}")
-        start = time.perf_counter()
-        asyncio.run(closed_loop(appliance.port, head, body, tls, clients=1, seconds=0.0001))
-        taken.append(time.perf_counter() - start)
+        one = asyncio.run(closed_loop(appliance.port, head, body, tls, clients=1, seconds=0))
+        taken.append(one.p50_ms / 1000)
     return figures(1, taken, sum(taken))
 
 
