@@ -27,7 +27,8 @@ def monotonic_ns() -> int:
 
 def new_id(prefix: str, characters: int = 13) -> str:
     """A fresh random id ``prefix_xxxxx``, 5 bits a character (65 bits by default)."""
-    return f"{prefix}_{''.join(secrets.choice(_ALPHABET) for _ in range(characters))}"
+    # One draw for all characters: a system call each was a quarter of a call's processor time.
+    return f"{prefix}_{''.join(_ALPHABET[byte & 31] for byte in secrets.token_bytes(characters))}"
 
 
 def text_from_ns(ns: int) -> str:
