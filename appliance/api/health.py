@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from appliance import wire
+from appliance import config, wire
 from appliance.api.dispatch import Context
 from appliance.api.operation import PUBLIC, Operation
 from appliance.api.shapes import Document
@@ -89,10 +89,21 @@ async def _lines(context: Context) -> list[Line]:
         lines.append(_line("ledger", state == "ok", state))
         problem = node.sandbox_problem()
         lines.append(_line("sandboxes", problem is None, problem.title if problem else "ok"))
+        if problem is None:
+            lines.append(_limits_line(await node.status(), node.settings.sandbox))
     free = await asyncio.to_thread(_free_bytes, node.settings.paths.data_dir)
     floor = node.settings.store.free_bytes_min
     lines.append(_line("disk", free >= floor, f"{free} bytes free, {floor} kept in reserve"))
     return lines
+
+
+def _limits_line(status: dict[str, Any], settings: config.Sandbox) -> Line:
+    """Whether models may run under the limits this host holds; unknown before a runtime exists."""
+    if not status["runtimes"]:
+        return _line("limits", True, "no runtime is installed yet, so nothing was tried")
+    level = (status["limits"] or {}).get("level", "none")
+    is_accepted = level == "supervised" and settings.accept_supervised_limits
+    return _line("limits", level == "enforced" or is_accepted, level)
 
 
 def _line(name: str, is_ok: bool, detail: str) -> Line:
