@@ -1,0 +1,66 @@
+"""Fixtures named as things. Tests that need Podman fail without it; ``-m 'not podman'`` leaves
+them out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from appliance import config
+from appliance.sandbox import images
+from appliance.sandbox.podman import PodmanExecutor
+
+RUNTIME = "python3.11"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder ``APPLIANCE_TEST_DATA`` names: installed runtimes and dependency sets."""
+    folder = os.environ.get("APPLIANCE_TEST_DATA")
+    if not folder:
+        pytest.fail("APPLIANCE_TEST_DATA names no folder with an installed runtime")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def runtime(test_data: Path) -> images.Runtime:
+    """The installed Python runtime."""
+    return images.require(test_data, RUNTIME)
+
+
+@pytest.fixture(scope="session")
+def sandbox_settings() -> config.Sandbox:
+    """The ``[sandbox]`` section with supervised limits accepted."""
+    return config.Sandbox(accept_supervised_limits=True)
+
+
+@pytest.fixture
+def tmpfs_dir() -> Iterator[Path]:
+    """A run folder on a tmpfs, gone at the end."""
+    base = os.environ.get("APPLIANCE_TEST_RUN") or os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"
+    with tempfile.TemporaryDirectory(prefix="sb-", dir=base, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def podman_executor(
+    runtime: images.Runtime,
+    test_data: Path,
+    sandbox_settings: config.Sandbox,
+) -> AsyncIterator[PodmanExecutor]:
+    """One started Podman engine for all tests that need no engine of their own."""
+    base = os.environ.get("APPLIANCE_TEST_RUN") or os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"
+    run_dir = Path(tempfile.mkdtemp(prefix="sb-", dir=base))
+    executor = PodmanExecutor(sandbox_settings, run_dir=run_dir, data_dir=test_data)
+    try:
+        await executor.start()
+        yield executor
+    finally:
+        await executor.close()
+        shutil.rmtree(run_dir, ignore_errors=True)
