@@ -28,8 +28,12 @@ from appliance.errors import (
     FieldError,
     GuestError,
     InputInvalid,
+    LoadFailed,
     Malformed,
+    ModelRaised,
     NotFound,
+    RunnerCrashed,
+    RunnerProtocol,
     TooLarge,
     UnsupportedMedia,
 )
@@ -337,13 +341,15 @@ def problem_document(
     Args:
         error: what went wrong.
         request_id: shown as ``instance``; leads to the ledger and the log.
-        is_owner: whether the caller may see what the model printed (``stderr``).
+        is_owner: whether the caller may see the model's own words: the text of its exception and
+            what it printed (``stderr``). Both may quote the tenant's code and data.
     """
+    is_quoting = isinstance(error, (ModelRaised, RunnerCrashed, RunnerProtocol, LoadFailed))
     document: dict[str, Any] = {
         "type": f"/problems/{error.slug}",
         "title": error.title,
         "status": error.status,
-        "detail": error.detail,
+        "detail": error.detail if is_owner or not is_quoting else _withheld(error),
         "instance": request_id,
         "code": error.slug,
     }
@@ -352,10 +358,15 @@ def problem_document(
     if error.fields:
         document["errors"] = [{"pointer": f.pointer, "detail": f.detail} for f in error.fields]
     for name, value in error.extensions.items():
-        document.setdefault(name, value)
+        if is_owner or name != "stderr":
+            document.setdefault(name, value)
     if is_owner and isinstance(error, GuestError) and error.stderr:
         document["stderr"] = list(error.stderr)
     return document
+
+
+def _withheld(error: ApplianceError) -> str:
+    return f"{error.title}; what it said is shown to its owner only."
 
 
 def problem_reply(error: ApplianceError, request_id: str, *, is_owner: bool = False) -> Reply:

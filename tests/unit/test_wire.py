@@ -16,6 +16,7 @@ from appliance.errors import (
     BodyTimeout,
     FieldError,
     InputInvalid,
+    InvokeTimeout,
     Malformed,
     ModelRaised,
     NotFound,
@@ -207,10 +208,15 @@ def test_an_extension_never_overwrites_a_member() -> None:
     assert (document["status"], document["instance"]) == (404, "req_1")
 
 
-def test_stderr_is_for_owners() -> None:
-    error = ModelRaised("It failed.", stderr=("a", "b"))
-    assert "stderr" not in wire.problem_document(error, "r")
-    assert wire.problem_document(error, "r", is_owner=True)["stderr"] == ["a", "b"]
+def test_a_models_own_words_are_for_its_owner() -> None:
+    error = ModelRaised("ValueError: row 7 of secrets.csv", stderr=("a", "b"))
+    shown = wire.problem_document(error, "r")
+    assert "stderr" not in shown
+    assert "secrets" not in str(shown)
+    full = wire.problem_document(error, "r", is_owner=True)
+    assert (full["stderr"], full["detail"]) == (["a", "b"], error.detail)
+    late = wire.problem_document(InvokeTimeout("No answer in 30 s."), "r")
+    assert late["detail"] == "No answer in 30 s."
 
 
 @pytest.mark.parametrize("cls", list(problem_classes()), ids=lambda cls: cls.__name__)
