@@ -91,6 +91,8 @@ ACTS = ("stop", "remove", "wait", "ensure", "alive", "exist", "may", "pids")
 def test_public_functions_that_answer_yes_or_no_are_named_so():
     found = []
     for path in SOURCES:
+        if "guest" in path.parts:
+            continue
         for node in functions(ast.parse(path.read_text())):
             returns_bool = isinstance(node.returns, ast.Name) and node.returns.id == "bool"
             is_named = node.name.startswith(("_", "is_", "has_", "can_", "wants_", *ACTS))
