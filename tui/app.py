@@ -152,6 +152,8 @@ class ConsoleApp(App[int]):
         return "sealed" if state == "sealed" and place.noun not in SHOWN_SEALED else "place"
 
     def _show(self) -> None:
+        if self.page is not None:
+            self.page.remember()
         place = self.trail[-1]
         kind = self._kind_of(place)
         page: Page

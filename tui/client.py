@@ -269,6 +269,14 @@ class Snapshot:
     received_s: float = 0.0
 
 
+class Loose(dict[str, Any]):
+    """A row whose missing members are None, so that an older server leaves a usable screen."""
+
+    def __missing__(self, key: str) -> None:
+        """What a missing member is."""
+        return None
+
+
 def path_of(*parts: object) -> str:
     """A path from segments, each percent-encoded: ``path_of("api", "v1", name)``."""
     return "/" + "/".join(quote(str(part), safe="") for part in parts)
@@ -457,6 +465,12 @@ def _problem_from(response: httpx.Response) -> Problem:
     )
 
 
+def _loose(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Loose(value)
+    return [_loose(item) for item in value] if isinstance(value, list) else value
+
+
 def _snapshot_from(data: Any, etag: str, view: str) -> Snapshot:
     if not isinstance(data, dict) or not isinstance(data.get("node"), dict):
         raise Problem(
@@ -468,7 +482,7 @@ def _snapshot_from(data: Any, etag: str, view: str) -> Snapshot:
     rows = data.get("rows") if isinstance(data.get("rows"), list) else []
     alerts = data.get("alerts") if isinstance(data.get("alerts"), dict) else {}
     known = ("contract", "view", "state", "node", "alerts", "rows", "total")
-    kept = tuple(row for row in rows or () if isinstance(row, dict))
+    kept = tuple(Loose(row) for row in rows or () if isinstance(row, dict))
     return Snapshot(
         view=view,
         state=str(data.get("state") or data["node"].get("state") or "ready"),
@@ -478,6 +492,6 @@ def _snapshot_from(data: Any, etag: str, view: str) -> Snapshot:
         warn=int((alerts or {}).get("warn") or 0),
         fail=int((alerts or {}).get("fail") or 0),
         contract=int(data.get("contract") or CONTRACT),
-        extras={k: v for k, v in data.items() if k not in known},
+        extras={k: _loose(v) for k, v in data.items() if k not in known},
         etag=etag,
     )

@@ -166,6 +166,9 @@ class Page(Screen[None]):
         """Draw again at the new size."""
         self.draw_frame()
 
+    def remember(self) -> None:
+        """Keep what should be as it was when somebody comes back; called before leaving."""
+
     def watch_now(self) -> None:
         """Tell the poller what this screen shows."""
         self.feed.watch(self.query_now())
@@ -379,8 +382,8 @@ class ListPage(Page):
         table.focus()
         self._show_empty()
 
-    def on_unmount(self) -> None:
-        """Remember filter, sort and row."""
+    def remember(self) -> None:
+        """Keep filter, sort and row."""
         memory = self.console.memory_of(self.place)
         table = self.table
         memory.filter, memory.sort = table.filter_text, table.sort_name
@@ -416,8 +419,10 @@ class ListPage(Page):
         except NoMatches:
             return
         is_empty = table.shown == 0
-        table.display = not is_empty
-        empty.display = is_empty
+        if empty.display is not is_empty or table.display is is_empty:
+            table.display, empty.display = not is_empty, is_empty
+            if not is_empty and self.focused is None:
+                table.focus()
         if not is_empty:
             return
         words = self.EMPTY
@@ -425,9 +430,7 @@ class ListPage(Page):
             words = "No data yet: waiting for the first answer."
         elif self._drawn.rows:
             words = f"Nothing matches /{table.filter_text}\nEsc clears the filter."
-        if self.is_current and self.focused is None:
-            self.set_focus(None)
-        empty.update(Text(text.clean(words, lines=True)), layout=False)
+        self._line("#empty", Text(text.clean(words, lines=True)))
 
     # -- keys ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.text import Text
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.widgets import DataTable
 
 from tui import text
@@ -158,10 +158,10 @@ class LiveTable(DataTable[Text]):
         self._draw()
 
     def _draw(self, *, rebuild: bool = False) -> None:
-        if not self.is_attached or self.size.width <= 0:
-            return
         key, at = self._wanted or self.selected_key, self.cursor_row
         self._shown = {k: row for k, row in self._all.items() if self._passes(row)}
+        if not self.is_attached or self.size.width <= 0:
+            return  # drawn when it gets a size
         layout = self._fit(self.size.width)
         with self.app.batch_update():
             if rebuild or layout != self._plan or self._is_rewrite():
@@ -179,7 +179,7 @@ class LiveTable(DataTable[Text]):
     def _passes(self, row: Row) -> bool:
         for term in _terms(self.filter_text, {c.name for c in self.specs}):
             columns = [c for c in self.specs if not term.column or c.name == term.column]
-            found = any(term.word in text.clean(c.text(row)).casefold() for c in columns)
+            found = any(term.word in text.clean(_shown(c, row)).casefold() for c in columns)
             if found is term.inverse:
                 return False
         return True
@@ -228,7 +228,7 @@ class LiveTable(DataTable[Text]):
     def _cells(self, key: str, row: Row) -> list[Text]:
         cells: list[Text] = []
         for spec, width in self._specs():
-            shown = text.fit(spec.text(row), width, right=spec.right)
+            shown = text.fit(_shown(spec, row), width, right=spec.right)
             cell = Cell(shown, style=STYLES.get(shown[:2], ""), no_wrap=True, end="")
             cell.row_key = key
             cells.append(cell)
@@ -269,10 +269,17 @@ def _terms(words: str, columns: set[str]) -> list[_Term]:
 
 def _sortable(spec: Column, row: Row) -> tuple[int, Any]:
     """None sorts last; text without regard to case."""
-    value = spec.order(row) if spec.order else spec.text(row).casefold()
+    try:
+        value = spec.order(row) if spec.order else spec.text(row).casefold()
+    except (TypeError, AttributeError, ValueError):
+        return (1, 0)
     return (1, 0) if value is None else (0, value)
 
 
-def row_binding(key: str, action: str, label: str) -> BindingType:
-    """A verb of the row under the cursor, as it stands in the key line."""
-    return Binding(key, action, label, show=True)
+def _shown(spec: Column, row: Row) -> str:
+    """The row's text in this column; ``-`` where the member is missing or of another type."""
+    try:
+        value = spec.text(row)
+    except (TypeError, AttributeError, ValueError):
+        return text.NONE
+    return text.NONE if value is None else str(value)

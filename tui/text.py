@@ -39,7 +39,8 @@ def clean(value: object, *, lines: bool = False) -> str:
     """The value as text without anything a terminal would obey.
 
     Control, format (bidirectional, zero width), surrogate and unassigned characters become ``·``;
-    line feeds are kept when ``lines`` is true, tabs become four spaces.
+    line feeds are kept when ``lines`` is true, tabs become four spaces and other
+    spaces one.
     """
     out = []
     for char in str(value):
@@ -50,7 +51,8 @@ def clean(value: object, *, lines: bool = False) -> str:
         elif char.isascii() and char.isprintable():
             out.append(char)
         else:
-            out.append("·" if unicodedata.category(char) in _UNSAFE else char)
+            category = unicodedata.category(char)
+            out.append("·" if category in _UNSAFE else " " if category == "Zs" else char)
     return "".join(out)
 
 

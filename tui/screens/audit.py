@@ -249,9 +249,8 @@ class EntryPage(Page):
             )
         )
         if values is not None:
-            self.console.say(
-                f"Saved {values['path']}\n{reply.request_id}\n$ appliance audit proof {self.seq}"
-            )
+            cli = f"appliance audit prove {self.seq} --out {values['path']}"
+            self.console.say(f"Saved {values['path']}\n{reply.request_id}\n$ {cli}")
 
 
 def entry_text(entry: Mapping[str, Any]) -> str:

@@ -122,7 +122,7 @@ class Dashboard(ListPage):
 def _stats(snapshot: Snapshot, width: int) -> list[tuple[str, str, str]]:
     extras = snapshot.extras
     calls: dict[str, Any] = extras.get("calls") or {}
-    totals: dict[str, Any] = extras.get("totals") or {}
+    totals: dict[str, Any] = extras.get("totals") or calls
     series = extras.get("series") or []
 
     def bars(name: str) -> str:
@@ -132,7 +132,7 @@ def _stats(snapshot: Snapshot, width: int) -> list[tuple[str, str, str]]:
     minutes = calls.get("minutes", 15)
     most = totals.get("sandboxes_max")
     boxes = totals.get("sandboxes", snapshot.node.get("sandboxes", 0))
-    models = f"{totals.get('models', 0)} models, {totals.get('tenants', 0)} tenants"
+    models = f"{totals.get('models', 0)} models"
     return [
         (f"calls {minutes}m", text.count(calls.get("calls")), bars("calls")),
         ("p95 ms", text.millis(calls.get("p95_ms")), bars("p95_ms")),

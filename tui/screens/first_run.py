@@ -247,7 +247,7 @@ class FirstRun(Page):
         else:
             self._create()
 
-    def _disabled(self) -> bool:
+    def _is_refused(self) -> bool:
         reason = self.console.why_not()
         if reason:
             words = Text(f"X Disabled: {reason}.")

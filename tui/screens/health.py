@@ -113,7 +113,7 @@ def facts(node: Node) -> list[str]:
             f"Disk {text.size(disk.get('free_bytes'))} free of {text.size(disk.get('total_bytes'))}"
         )
     if tls:
-        words.append(f"Certificate until {text.day(tls.get('not_after'))}")
+        words.append(f"TLS until {text.day(tls.get('not_after'))}")
     if words:
         lines.append("   ".join(words))
     return lines

@@ -98,7 +98,7 @@ class Keys(ListPage):
         is_tenants = values["role"] in TENANT_ROLES
         tenant, name = values["tenant"] if is_tenants else "", values["name"]
         path = path_of("api", "v1", "tenants", tenant, "keys") if tenant else "/api/v1/keys"
-        where = f" --tenant {tenant}" if tenant else ""
+        where = f"{tenant} " if tenant else ""
         reply = await self.console.perform(
             "POST",
             path,
@@ -121,7 +121,7 @@ class Keys(ListPage):
         )
         self.console.say(
             f"Key {name} created\n{reply.request_id}\n"
-            f"$ appliance key create {name} --role {values['role']}{where}"
+            f"$ appliance key create {where}{name} --role {values['role']}"
         )
         self.table.aim(answer_of(reply.data.get("id")))
 
@@ -150,13 +150,14 @@ class Keys(ListPage):
         if consent is None:
             return
         tenant, key_id = str(row["tenant"]), str(row["id"])
+        where = f"{tenant} " if tenant else ""
         base = ("api", "v1", "tenants", tenant, "keys") if tenant else ("api", "v1", "keys")
         await self.console.perform(
             "DELETE",
             path_of(*base, key_id),
             doing=f"Revoke key {row['name']}",
             done=f"Key {row['name']} revoked",
-            cli=f"appliance key revoke {key_id}",
+            cli=f"appliance key revoke {where}{key_id}",
         )
 
 

@@ -33,7 +33,7 @@ class Models(ListPage):
     """One row per model; Enter shows its versions."""
 
     VIEW = "models"
-    EMPTY = "No models yet.\nRegister one: appliance push FOLDER TENANT/MODEL"
+    EMPTY = "No models yet.\nRegister one: appliance model push FOLDER TENANT/MODEL"
     VERBS = frozenset(("remove",))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),
@@ -60,10 +60,10 @@ class Models(ListPage):
         ),
         Column(
             name="calls",
-            title="CALLS 15m",
+            title="CALLS",
             text=lambda r: text.count(r["calls_15m"]),
             order=lambda r: r["calls_15m"],
-            width=10,
+            width=6,
             right=True,
         ),
         Column(
@@ -113,7 +113,9 @@ class Models(ListPage):
 
     def action_register(self) -> None:
         """``n`` says how to register: the files are where the command line is."""
-        self.console.say("Register from the folder it is in:\n$ appliance push FOLDER TENANT/MODEL")
+        self.console.say(
+            "Register from the folder it is in:\n$ appliance model push FOLDER TENANT/MODEL"
+        )
 
     @work(exclusive=True, group="dialog")
     async def action_remove(self) -> None:
@@ -141,7 +143,7 @@ class Models(ListPage):
                 path_of("api", "v1", "models", tenant, model),
                 doing=f"Remove model {tenant}/{model}",
                 done=f"Model {tenant}/{model} removed",
-                cli=f"appliance model remove {tenant}/{model}",
+                cli=f"appliance model rm {tenant}/{model}",
             )
 
 
@@ -213,7 +215,7 @@ class ModelPage(ListPage):
     """The versions of one model above its aliases; Tab moves between the two."""
 
     VIEW = "versions"
-    EMPTY = "This model has no versions.\nRegister one: appliance push FOLDER TENANT/MODEL"
+    EMPTY = "This model has no versions.\nRegister one: appliance model push FOLDER TENANT/MODEL"
     VERBS = frozenset(("alias", "take_away"))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),
@@ -358,7 +360,7 @@ async def remove_alias(page: Page, tenant: str, model: str, alias: Row) -> None:
             headers={"If-Match": f'"{revision}"'},
             doing=f"Remove alias {name} of {tenant}/{model}",
             done=f"Alias {name} of {tenant}/{model} removed",
-            cli=f"appliance alias remove {tenant}/{model} {name}",
+            cli=f"appliance alias rm {tenant}/{model} {name}",
         )
 
 
@@ -389,5 +391,5 @@ async def retire(page: Page, tenant: str, model: str, version: Row) -> None:
             path_of("api", "v1", "models", tenant, model, "versions", to),
             doing=f"Retire {tenant}/{model} v{to}",
             done=f"{tenant}/{model} v{to} retired",
-            cli=f"appliance version retire {tenant}/{model} {to}",
+            cli=f"appliance model rm {tenant}/{model}:{to}",
         )

@@ -133,5 +133,4 @@ class Sandboxes(ListPage):
                 path_of("admin", "v1", "sandboxes", row["id"]),
                 doing=f"Stop sandbox {row['id']}",
                 done=f"Sandbox of {name} stopped",
-                cli=f"appliance admin sandbox stop {row['id']}",
             )

@@ -138,5 +138,5 @@ class Tenants(ListPage):
                 path_of("api", "v1", "tenants", name),
                 doing=f"Remove tenant {name}",
                 done=f"Tenant {name} removed",
-                cli=f"appliance tenant remove {name}",
+                cli=f"appliance tenant rm {name}",
             )

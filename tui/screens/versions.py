@@ -32,7 +32,7 @@ class Versions(ListPage):
     """One row per version of every model."""
 
     VIEW = "versions"
-    EMPTY = "No versions yet.\nRegister one: appliance push FOLDER TENANT/MODEL"
+    EMPTY = "No versions yet.\nRegister one: appliance model push FOLDER TENANT/MODEL"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "open", "open")]
     COLUMNS = (
         Column(

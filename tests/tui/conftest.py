@@ -1,0 +1,484 @@
+"""A canned admin API behind httpx's transport seam, and the console in front of it.
+
+Owns: the answers Pilot tests see and the requests they assert on.
+Never: patches the console; the transport is the only seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from rich.cells import cell_len
+from textual.pilot import Pilot
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from tui.app import ConsoleApp
+from tui.client import Client
+
+LONG = "a-very-long-name-that-does-not-fit-anywhere-at-eighty-columns-xx"
+T0 = "2026-01-31T12:00:00.123Z"
+SECRET = "mak_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQ0000wxyz"
+
+
+class World:
+    """What the canned server holds: every view's rows, the state, and how it misbehaves."""
+
+    def __init__(self) -> None:
+        self.state = "ready"
+        self.contract = 1
+        self.mode = "up"  # up | down | hang | half | 401 | 429 | 500
+        self.requests: list[httpx.Request] = []
+        self.replies: dict[tuple[str, str], tuple[int, Any]] = {}
+        self.views: dict[str, list[dict[str, Any]]] = {}
+        self.extras: dict[str, dict[str, Any]] = {}
+        self.totals: dict[str, int] = {}
+        self.passphrase = "correct horse battery"
+        self.fill("one")
+
+    # -- content -------------------------------------------------------------------------------
+
+    def fill(self, kind: str) -> None:
+        """Rows of every view: empty, one, many (500), long, foreign."""
+        n = {"empty": 0, "one": 1, "many": 500}.get(kind, 3)
+        name: Callable[[int], str] = {
+            "long": lambda i: f"{LONG}{i}",
+            "foreign": lambda i: ("データ分析", "größe-ß\u202e[bold]", "émoji👩\u200d🔬\x1b[31m")[
+                i
+            ],
+        }.get(kind, lambda i: "risk" if i == 0 else f"name-{i:03d}")
+        many = 48_213_944_000 if kind == "long" else 7
+        self.views = {
+            "dashboard": [
+                {
+                    "tenant": name(i),
+                    "model": name(i) if kind in ("long", "foreign") else f"fraud{i}",
+                    "live": i or None,
+                    "calls": many - i,
+                    "errors": 1,
+                    "p95_ms": 38.7 if i else None,
+                    "runtime": "python3.11",
+                }
+                for i in range(min(n, 50))
+            ],
+            "tenants": [
+                {
+                    "id": f"ten_{i:013d}",
+                    "name": name(i),
+                    "models": i,
+                    "keys": i * 3,
+                    "calls_15m": many,
+                    "storage_bytes": many * 1000,
+                    "created_at": T0,
+                    "created_by": "uid:0",
+                }
+                for i in range(n)
+            ],
+            "keys": [
+                {
+                    "id": f"key_{i:013d}",
+                    "tenant": name(i) if i % 3 else "",
+                    "name": name(i),
+                    "role": ("owner", "caller", "auditor")[i % 3],
+                    "scopes": ["fraud"],
+                    "state": ("active", "expired", "revoked")[i % 3],
+                    "created_at": T0,
+                    "created_by": "uid:0",
+                    "expires_at": "2026-05-01T00:00:00Z",
+                    "last_used_at": None if i % 2 else T0,
+                }
+                for i in range(n)
+            ],
+            "models": [
+                {
+                    "tenant": name(i),
+                    "model": name(i) if kind in ("long", "foreign") else f"fraud{i}",
+                    "description": name(i),
+                    "versions": 3,
+                    "newest": 3,
+                    "live": 2,
+                    "runtime": "python3.11",
+                    "size_bytes": many * 1000,
+                    "calls_15m": many,
+                    "errors_15m": 2,
+                    "p95_ms": 38.7,
+                    "created_at": T0,
+                    "created_by": "key:abc",
+                }
+                for i in range(n)
+            ],
+            "versions": [
+                {
+                    "tenant": "risk",
+                    "model": "fraud",
+                    "version": n - i,
+                    "state": "retired" if i == 2 else "ready",
+                    "runtime": "python3.11",
+                    "entry": "model:Model",
+                    "digest": "sha256:" + "ab" * 32,
+                    "size_bytes": many * 1000,
+                    "aliases": ["live", name(i)] if i == 1 or n == 1 else [],
+                    "calls_15m": many,
+                    "errors_15m": 0,
+                    "p95_ms": None,
+                    "created_at": T0,
+                    "created_by": name(i),
+                }
+                for i in range(n)
+            ],
+            "sandboxes": [
+                {
+                    "id": f"sbx_{i:013d}",
+                    "tenant": name(i),
+                    "model": name(i),
+                    "version": 7,
+                    "state": "ready",
+                    "pid": 4242 + i,
+                    "created_at": T0,
+                    "last_used_at": T0,
+                    "calls": many,
+                    "rss_bytes": 123_456_789,
+                    "memory_bytes": 536_870_912,
+                    "cpu_ms": 61_000,
+                }
+                for i in range(n)
+            ],
+            "audit": [
+                {
+                    "seq": n - i,
+                    "time": T0,
+                    "kind": "call.outcome" if i % 2 else "tenant.created",
+                    "tenant": name(i),
+                    "actor": f"key:{name(i)}",
+                    "object": name(i),
+                    "outcome": "ok" if i % 2 else "",
+                    "leaf": f"{i:064x}",
+                }
+                for i in range(n)
+            ],
+            "health": [
+                {
+                    "name": f"check-{i}",
+                    "title": "Rootless Podman" if kind != "long" else LONG,
+                    "state": ("ok", "warn", "fail", "off")[i % 4],
+                    "detail": name(i) + (" and more words" * 9 if kind == "long" else ""),
+                    "remedy": "" if i % 4 in (0, 3) else f"apt install {name(i)}",
+                    "checked_at": T0,
+                }
+                for i in range(min(n, 12))
+            ],
+        }
+        health = [r for r in self.views["health"] if r["state"] in ("warn", "fail")]
+        self.extras = {
+            "dashboard": {
+                "totals": {
+                    "tenants": n,
+                    "models": n,
+                    "versions": n,
+                    "keys": n,
+                    "sandboxes": n,
+                    "sandboxes_max": 8,
+                },
+                "calls": {"minutes": 15, "calls": many, "errors": 1, "p50_ms": 1.0, "p95_ms": 38.7},
+                "series": [{"at": T0, "calls": i, "errors": 0, "p95_ms": i / 2} for i in range(15)],
+                "problems": health,
+                "recent": self.views["audit"][:5],
+            },
+            "sandboxes": {"pool": {"running": n, "max": 8, "waiting": 2}},
+            "audit": {"head": {"size": n, "root": "cd" * 32, "time": T0}},
+            "versions": {
+                "model": {
+                    "tenant": "risk",
+                    "model": "fraud",
+                    "description": name(0) if n else "",
+                    "created_at": T0,
+                    "created_by": "key:abc",
+                },
+                "aliases": [
+                    {
+                        "name": alias,
+                        "version": 1,
+                        "revision": 4,
+                        "reason": name(0),
+                        "set_at": T0,
+                        "set_by": "uid:0",
+                    }
+                    for alias in (("live", "champion") if n else ())
+                ],
+            },
+        }
+
+    # -- wire ----------------------------------------------------------------------------------
+
+    def node(self) -> dict[str, Any]:
+        return {
+            "version": "0.1.0",
+            "state": self.state,
+            "name": "node-a",
+            "pid": 1,
+            "uptime_s": 3 * 86400 + 4 * 3600,
+            "data_dir": "/var/lib/appliance",
+            "url": "https://localhost:8443",
+            "tls": {"fingerprint": "sha256:aa", "not_after": "2027-01-01T00:00:00Z"},
+            "limits": {
+                "level": "supervised",
+                "mechanism": "rlimit",
+                "memory": "watchdog",
+                "pids": "rlimit",
+                "cpu": "none",
+                "detail": "",
+            },
+            "runtimes": ["python3.11"],
+            "ledger": {"seq": 10, "root": "ab", "applied_seq": 10, "state": "ok"},
+            "sandboxes": 1,
+            "disk": {"free_bytes": 10**10, "total_bytes": 10**11},
+            "slots": [{"name": "first", "kind": "passphrase"}],
+            "sealed_since": T0 if self.state == "sealed" else None,
+        }
+
+    def sent(self, *methods: str) -> list[tuple[str, str, Any]]:
+        """Requests with these methods (anything but GET by default): method, path, JSON body."""
+        wanted = methods or ("POST", "PUT", "DELETE", "PATCH")
+        return [
+            (r.method, r.url.path, json.loads(r.content) if r.content else None)
+            for r in self.requests
+            if r.method in wanted
+        ]
+
+    def snapshot(self, request: httpx.Request) -> httpx.Response:
+        view = request.url.params["view"]
+        rows = self.views[view]
+        extras = self.extras.get(view, {})
+        if self.state != "ready":
+            rows, extras = (rows, extras) if view == "health" else ([], {})
+        health = self.views["health"]
+        body = {
+            "contract": self.contract,
+            "view": view,
+            "state": self.state,
+            "node": self.node(),
+            "alerts": {
+                "warn": sum(r["state"] == "warn" for r in health),
+                "fail": sum(r["state"] == "fail" for r in health),
+            },
+            "rows": rows,
+            "total": self.totals.get(view, len(rows)),
+            **extras,
+        }
+        data = json.dumps(body).encode()
+        etag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+        headers = {"ETag": etag, "Request-Id": "req_snap", "Content-Type": "application/json"}
+        if request.headers.get("if-none-match") == etag:
+            return httpx.Response(304, headers=headers)
+        if self.mode == "half":
+            return httpx.Response(200, headers=headers, content=data[: len(data) // 2])
+        return httpx.Response(200, headers=headers, content=data)
+
+    def problem(self, status: int, code: str, **more: Any) -> httpx.Response:
+        body = {
+            "type": f"/problems/{code}",
+            "title": code.replace("-", " ").capitalize(),
+            "status": status,
+            "detail": f"What to change about {code}.",
+            "instance": "req_problem",
+            "code": code,
+            **more,
+        }
+        return httpx.Response(
+            status, json=body, headers={"Content-Type": "application/problem+json"}
+        )
+
+    def answer(self, request: httpx.Request) -> httpx.Response:  # noqa: C901
+        method, path = request.method, request.url.path
+        body = json.loads(request.content) if request.content else {}
+        canned = self.replies.get((method, path))
+        if canned is not None:
+            status, data = canned
+            if status >= 400:
+                return self.problem(status, data)
+            if isinstance(data, str):
+                return httpx.Response(status, text=data, headers={"Request-Id": "req_1"})
+            return httpx.Response(status, json=data, headers={"Request-Id": "req_1"})
+        if path == "/admin/v1/snapshot":
+            return self.snapshot(request)
+        if path == "/admin/v1/checks":
+            return httpx.Response(200, json={"items": self.views["health"]})
+        if path == "/admin/v1/init":
+            self.state = "sealed"
+            return httpx.Response(201, json=self.node())
+        if path == "/admin/v1/unseal":
+            if body.get("passphrase") != self.passphrase and "key_file" not in body:
+                return self.problem(403, "unseal-failed")
+            self.state = "ready"
+            return httpx.Response(200, json=self.node())
+        if self.state != "ready":
+            return self.problem(503, self.state)
+        if method == "POST" and path.endswith("/keys"):
+            return httpx.Response(
+                201, json={"id": "key_new", "secret": SECRET}, headers={"Request-Id": "req_1"}
+            )
+        if method == "GET":
+            return self.problem(404, "not-found")
+        return httpx.Response(
+            204 if method == "DELETE" else 200,
+            json=None if method == "DELETE" else {},
+            headers={"Request-Id": "req_1"},
+        )
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """The seam: hands each request to the world, or fails as told."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        world = self.world
+        await request.aread()
+        world.requests.append(request)
+        if world.mode == "down":
+            raise httpx.ConnectError("refused") from ConnectionRefusedError(
+                111, "Connection refused"
+            )
+        if world.mode == "hang":
+            await asyncio.sleep(request.extensions["timeout"]["read"])
+            raise httpx.ReadTimeout("hang")
+        if world.mode.isdigit():
+            code = {"401": "unauthenticated", "429": "quota-exceeded", "500": "internal"}
+            return world.problem(int(world.mode), code[world.mode])
+        return world.answer(request)
+
+
+Opened = AbstractAsyncContextManager[Pilot[int]]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same terminal everywhere: colours known, no animation."""
+    for name in ("NO_COLOR", "COLORTERM", "TEXTUAL_THEME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+@pytest.fixture
+def console(world: World) -> Callable[..., Opened]:
+    """Open the console on the canned world: ``async with console(size=(80, 24)) as pilot``."""
+
+    @asynccontextmanager
+    async def open_console(
+        size: tuple[int, int] = (80, 24),
+        *,
+        readonly: bool = False,
+        interval_s: float = 0.1,
+        url: str | None = None,
+        is_mono: bool = False,
+        goto: str = "",
+    ) -> AsyncIterator[Pilot[int]]:
+        client = Client(
+            socket="/nowhere", url=url, api_key="k" if url else None, transport=Wire(world)
+        )
+        app = ConsoleApp(client, readonly=readonly, interval_s=interval_s, is_mono=is_mono)
+        app.animation_level = "none"
+        async with app.run_test(size=size, notifications=True) as pilot:
+            await until(pilot, lambda: bool(world.requests) and app.page is not None)
+            await settle(pilot)
+            if goto:
+                await type_text(pilot, f":{goto}")
+                await pilot.press("enter")
+                await settle(pilot)
+            yield pilot
+
+    return open_console
+
+
+async def until(pilot: Pilot[int], test: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Let the console run until something is true."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not test():
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"never came true; screen is:\n{screen_text(pilot)}")
+        await pilot.pause(0.01)
+
+
+async def settle(pilot: Pilot[int]) -> None:
+    """Let one poll and its drawing pass."""
+    await pilot.pause(0.15)
+    await pilot.pause()
+
+
+async def type_text(pilot: Pilot[int], words: str) -> None:
+    names = {
+        ":": "colon",
+        "/": "slash",
+        " ": "space",
+        "?": "question_mark",
+        "-": "minus",
+        "_": "underscore",
+    }
+    await pilot.press(*(names.get(c, c) for c in words))
+
+
+def screen_text(pilot: Pilot[int]) -> str:
+    """What the terminal would show, as lines of text, dialogs included."""
+    lines = []
+    for strip in pilot.app.screen._compositor.render_strips(pilot.app.size):
+        lines.append("".join(segment.text for segment in strip))
+    return "\n".join(lines)
+
+
+def clipped(pilot: Pilot[int]) -> list[str]:
+    """Every visible text that does not fit the place it was given."""
+    found = []
+    screen = pilot.app.screen
+    for widget in screen.walk_children(Static):
+        if (
+            not widget.display
+            or not widget.region.width
+            or any(not a.display for a in widget.ancestors if hasattr(a, "display"))
+        ):
+            continue
+        width, height = widget.content_size
+        lines = str(widget.render()).split("\n") if str(widget.render()) else []
+        needed = sum(max(1, math.ceil(cell_len(line) / max(1, width))) for line in lines)
+        if needed > height:
+            found.append(f"{widget!r}: {needed} lines in {width}x{height}: {lines!r}"[:300])
+        parent = widget.parent
+        scrolls = any(
+            a.allow_vertical_scroll for a in widget.ancestors if hasattr(a, "allow_vertical_scroll")
+        )
+        if not scrolls and hasattr(parent, "content_region"):  # noqa: SIM102
+            if not parent.content_region.contains_region(widget.region):
+                found.append(f"{widget!r}: {widget.region} outside {parent.content_region}")
+    return found
+
+
+def is_dialog(pilot: Pilot[int]) -> bool:
+    return isinstance(pilot.app.screen, ModalScreen)
+
+
+@pytest.fixture
+def tools() -> Any:
+    """The helpers above, for tests that cannot import this file."""
+
+    class Tools:
+        pass
+
+    for function in (until, settle, type_text, screen_text, clipped, is_dialog):
+        setattr(Tools, function.__name__, staticmethod(function))
+    Tools.SECRET = SECRET
+    Tools.Wire = Wire
+    Tools.World = World
+    return Tools

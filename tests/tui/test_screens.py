@@ -1,0 +1,180 @@
+"""Every screen in every situation: drawn, complete, and nothing clipped.
+
+Owns: the matrix screen x content x size x link.
+Never: asserts on pixels; the words have to be there.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+PLACES = [
+    "dashboard",
+    "tenants",
+    "keys",
+    "models",
+    "versions",
+    "sandboxes",
+    "audit",
+    "health",
+    "model risk fraud",
+    "version risk fraud 1",
+    "entry 1",
+]
+CONTENT = ["empty", "one", "many", "long", "foreign"]
+VERSION = {
+    "tenant": "risk",
+    "model": "fraud",
+    "version": 1,
+    "state": "ready",
+    "description": "",
+    "runtime": "python3.11",
+    "entry": "model:Model",
+    "requirements": ["numpy==2.0.0"],
+    "resources": {"memory_bytes": 536870912, "cpus": 1.0},
+    "limits": {"invoke_timeout_ms": 30000},
+    "digest": "sha256:" + "ab" * 32,
+    "size_bytes": 12,
+    "files": [{"path": "model.py", "size_bytes": 12, "digest": "sha256:" + "cd" * 32}],
+    "lineage": {"parents": [], "data": ["sha256:ee"], "code": "c0ffee", "run": ""},
+    "tags": {"team": "risk"},
+    "input_schema": {"type": "object"},
+    "output_schema": None,
+    "created_at": "2026-01-31T12:00:00Z",
+    "created_by": "key:abc",
+    "url": "/api/v1/models/risk/fraud/versions/1",
+}
+ENTRY = {
+    "seq": 1,
+    "time": "2026-01-31T12:00:00Z",
+    "kind": "tenant.created",
+    "tenant": "",
+    "actor": "uid:0",
+    "object": "risk",
+    "event": {"b": 1, "a": {"z": "ü", "y": [1, 2]}},
+    "leaf": "ef" * 32,
+}
+
+
+@pytest.fixture(autouse=True)
+def _details(world):
+    world.replies["GET", "/api/v1/models/risk/fraud/versions/1"] = (200, VERSION)
+    world.replies["GET", "/api/v1/audit/1"] = (200, ENTRY)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+@pytest.mark.parametrize("content", CONTENT)
+@pytest.mark.parametrize("place", PLACES)
+async def test_every_screen_fits_its_terminal(world, console, tools, place, content, size):
+    world.fill(content)
+    async with console(size, goto=place) as pilot:
+        assert tools.clipped(pilot) == []
+        shown = tools.screen_text(pilot)
+        assert all(len(line) <= size[0] for line in shown.split("\n"))
+        assert "LIVE" in shown
+        assert "q quit" in shown
+        assert "\x1b" not in shown
+        if content == "one" and place != "entry 1":
+            words = {"health": "Podman", "version": "model:Model"}.get(place.split()[0], "risk")
+            assert words in shown.split("\n", 2)[2]
+        if content == "empty" and place.split()[0] not in ("version", "entry"):
+            assert pilot.app.page.query_one("#empty").display
+        assert "\u202e" not in shown
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_every_screen_keeps_its_data_while_nobody_answers(world, console, tools, place):
+    async with console(goto=place) as pilot:
+        before = tools.screen_text(pilot).split("\n")[5:-2]
+        world.mode = "down"
+        await tools.until(pilot, lambda: "DISCONNECTED" in tools.screen_text(pilot))
+        shown = tools.screen_text(pilot)
+        assert tools.clipped(pilot) == []
+        assert "Connection refused" in shown
+        kept = [line for line in before if line.strip() and line in shown]
+        assert kept or not [line for line in before if line.strip()]
+        world.mode = "up"
+        pilot.app.feed.wake()
+        await tools.until(pilot, lambda: "LIVE" in tools.screen_text(pilot))
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_every_screen_says_when_its_data_is_stale(world, console, tools, place):
+    async with console(goto=place) as pilot:
+        world.mode = "hang"
+        await tools.until(pilot, lambda: "STALE" in tools.screen_text(pilot))
+        assert tools.clipped(pilot) == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_every_screen_gives_way_to_sealed_and_comes_back(world, console, tools, place):
+    async with console(goto=place) as pilot:
+        crumbs = tools.screen_text(pilot).split("\n")[0]
+        world.state = "sealed"
+        word = "SEALED"
+        await tools.until(pilot, lambda: word in tools.screen_text(pilot))
+        if place != "health":
+            await tools.until(pilot, lambda: "Unseal with" in tools.screen_text(pilot))
+        await tools.settle(pilot)
+        assert tools.clipped(pilot) == []
+        world.state = "ready"
+        await tools.until(pilot, lambda: tools.screen_text(pilot).split("\n")[0] == crumbs)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_read_only_sends_nothing_and_says_why(world, console, tools, place):
+    world.state = "ready"
+    async with console(goto=place, readonly=True) as pilot:
+        assert "[read-only]" in tools.screen_text(pilot)
+        page = pilot.app.page
+        for verb in sorted(page.VERBS):
+            getattr(page, f"action_{verb}")()
+            await tools.settle(pilot)
+            shown = tools.screen_text(pilot)
+            assert not tools.is_dialog(pilot)
+            if verb in ("unseal", "next") or page.row is None:
+                continue
+            assert "--readonly" in shown
+        assert world.sent() == []
+
+
+@pytest.mark.parametrize("size", [(40, 12), (60, 18), (200, 60)])
+@pytest.mark.parametrize("place", PLACES)
+async def test_no_size_is_refused(world, console, tools, place, size):
+    world.fill("many")
+    async with console(size, goto=place) as pilot:
+        assert "LIVE" in tools.screen_text(pilot)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_the_keys_of_every_screen_are_listed(world, console, tools, place):
+    async with console(goto=place) as pilot:
+        await pilot.press("question_mark")
+        await tools.settle(pilot)
+        shown = tools.screen_text(pilot)
+        assert "Keys of" in shown
+        assert "quit" in shown
+        assert tools.clipped(pilot) == []
+
+
+async def test_a_version_shows_all_its_tabs(world, console, tools):
+    async with console(goto="version risk fraud 1") as pilot:
+        await tools.until(pilot, lambda: "model:Model" in tools.screen_text(pilot))
+        for words in ("model.py", "input_schema", "c0ffee", "model:Model"):
+            await pilot.press("right_square_bracket")
+            await tools.settle(pilot)
+            assert words in tools.screen_text(pilot)
+
+
+async def test_an_entry_shows_canonical_json_and_its_leaf(world, console, tools):
+    async with console(goto="entry 1") as pilot:
+        await tools.until(pilot, lambda: "ef" * 32 in tools.screen_text(pilot))
+        assert '{"a":{"y":[1,2],"z":"ü"},"b":1}' in tools.screen_text(pilot)
+
+
+async def test_wide_terminals_show_more_columns(world, console, tools):
+    async with console((80, 24), goto="models") as pilot:
+        assert "STORED" not in tools.screen_text(pilot)
+    async with console((160, 40), goto="models") as pilot:
+        assert "STORED" in tools.screen_text(pilot)
+        assert "DESCRIPTION" in tools.screen_text(pilot)
