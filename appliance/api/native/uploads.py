@@ -30,6 +30,7 @@ from appliance.errors import (
     TooLarge,
     UnsupportedMedia,
 )
+from appliance.lifecycle import Progress
 from appliance.records import Version, require_name
 from appliance.wire import NDJSON, UPLOAD_RATE_MIN, Reply, Write, json_reply
 
@@ -69,7 +70,7 @@ async def _register(
     context: Context,
     media_type: str,
     chunks: AsyncIterator[bytes],
-    progress: object,
+    progress: Progress,
 ) -> Version:
     return await context.services.lifecycle.register(
         principal_id=context.principal.id,
@@ -77,7 +78,7 @@ async def _register(
         model_name=context.request.params["model"],
         media_type=media_type,
         chunks=chunks,
-        progress=progress,  # type: ignore[arg-type]
+        progress=progress,
     )
 
 
