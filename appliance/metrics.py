@@ -18,6 +18,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 GAUGES: Mapping[str, str] = {
     "sandboxes": "Sandboxes that exist now.",
     "sandbox_memory_bytes": "Memory all sandboxes use now.",
+    "calls_waiting": "Calls waiting for a sandbox now.",
     "ledger_seq": "Entries in the audit ledger.",
     "ledger_lag": "Entries the query engine has not taken over yet.",
     "ledger_dropped": "Refusals not recorded because the queue was full.",

@@ -67,7 +67,9 @@ async def metrics(context: Context) -> Reply:
     counters.set_gauge("ledger_dropped", store.ledger.dropped)
     counters.set_gauge("disk_free_bytes", free)
     if node.sandbox_problem() is None:
-        boxes = context.services.pool().list()
+        pool = context.services.pool()
+        boxes = pool.list()
+        counters.set_gauge("calls_waiting", pool.waiting)
         counters.set_gauge("sandboxes", len(boxes))
         counters.set_gauge("sandbox_memory_bytes", sum(box.rss_bytes for box in boxes))
     return Reply(body=counters.text(), content_type=CONTENT_TYPE)

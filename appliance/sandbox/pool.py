@@ -147,6 +147,11 @@ class Pool:
             if not self._leases:
                 self._quiet.set()
 
+    @property
+    def waiting(self) -> int:
+        """Calls waiting for a sandbox now."""
+        return len(self._waiters)
+
     def list(self) -> tuple[SandboxInfo, ...]:
         """Every loaded sandbox, oldest first."""
         found = [entry.sandbox.info() for entry in self._entries.values()]
