@@ -279,7 +279,7 @@ class StateError(ApplianceError):
 
     slug, status, title = "unavailable", 503, "Not available now"
     exit_code = EX_TEMPFAIL
-    retry_after_s = 5
+    retry_after_s: ClassVar[int | None] = 5
 
 
 class Uninitialised(StateError):
@@ -317,7 +317,7 @@ class NotRunning(StateError):
 
 
 class LimitsUnenforced(StateError):
-    """This host enforces no resource limits, so no model may run until that is fixed or accepted."""
+    """This host enforces no resource limits, so no model runs until that is fixed or accepted."""
 
     slug, title = "limits-unenforced", "Resource limits are not enforced"
     exit_code = EX_CONFIG

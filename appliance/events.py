@@ -18,7 +18,7 @@ from appliance.records import Alias, ApiKey, Model, Tenant, Version
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Base of all events: ``KIND`` is stable text; ``SEALED`` fields live under the tenant's key."""
+    """Base of all events: ``KIND`` is stable text; ``SEALED`` fields are under the tenant's key."""
 
     KIND: ClassVar[str] = ""
     SEALED: ClassVar[bool] = False

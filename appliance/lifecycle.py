@@ -139,8 +139,7 @@ class Lifecycle:
         async with self._store.blobs.writer(tenant.id) as writer:
             async for batch in _batched(chunks, _GZIP_BATCH_BYTES if is_gzip else _BATCH_BYTES):
                 # Hashing and inflating a megabyte would hold the event loop for milliseconds.
-                pieces = await asyncio.to_thread(lambda data=batch: list(reader.feed(data)))
-                await writer.write(b"".join(pieces))
+                await writer.write(await asyncio.to_thread(_joined, reader, batch))
             tail, listing = reader.finish()
             await writer.write(tail)
             declared = manifest.parse(listing.captured)
@@ -174,6 +173,10 @@ class Lifecycle:
                 f"this appliance gives a version at most {ceiling >> 20} MiB.",
                 hint="Lower it, or have IT raise sandbox.memory_bytes_max.",
             )
+
+
+def _joined(reader: archive.Reader, batch: bytes) -> bytes:
+    return b"".join(reader.feed(batch))
 
 
 async def _batched(chunks: AsyncIterator[bytes], size_bytes: int) -> AsyncIterator[bytes]:

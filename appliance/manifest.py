@@ -34,32 +34,28 @@ Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
 BodyBytes = Annotated[int, Meta(ge=1, le=1024 * _MB)]
 
 
-class _Strict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class _Resources(_Strict):
+class _Resources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory_mb: Annotated[int, Meta(ge=64, le=1024 * 1024)] = 512
     cpus: Annotated[float, Meta(gt=0, le=1024)] = 1.0
     pids: Annotated[int, Meta(ge=8, le=4096)] = 64
     tmp_mb: Annotated[int, Meta(ge=1, le=64 * 1024)] = 64
 
 
-class _Limits(_Strict):
+class _Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     load_timeout_ms: Milliseconds = 60_000
     invoke_timeout_ms: Milliseconds = 30_000
     body_bytes_max: BodyBytes = 16 * _MB
     reply_bytes_max: BodyBytes = 16 * _MB
 
 
-class _Lineage(_Strict):
+class _Lineage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parents: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
     data: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
     code: Text = ""
     run: Text = ""
 
 
-class _File(_Strict):
+class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     runtime: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
     entry: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}$")]
     description: Text = ""

@@ -46,11 +46,17 @@ from appliance.metrics import Metrics
 from appliance.sandbox import images
 from appliance.sandbox.executor import Executor, open_executor
 from appliance.sandbox.pool import Pool
-from appliance.store import Store, seal
+from appliance.store import RootKey, Store, seal
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 30.0
 _ACTOR = "appliance"
+
+_STATUS_OF_LEVEL: dict[str, Literal["ok", "warn", "fail"]] = {
+    "enforced": "ok",
+    "supervised": "warn",
+    "none": "fail",
+}
 
 State = Literal["uninitialised", "sealed", "ready", "draining"]
 ExecutorFactory = Callable[[], Executor]
@@ -95,7 +101,7 @@ class Node:
         self._change = asyncio.Lock()
         self._draining = False
         self._services: Services | None = None
-        self._root: seal.RootKey | None = None
+        self._root: RootKey | None = None
         self._executor: Executor | None = None
         self._pool: Pool | None = None
         self._sandbox_problem: ApplianceError | None = None
@@ -275,7 +281,7 @@ class Node:
             data_dir=self.data_dir,
         )
 
-    async def _open(self, root: seal.RootKey) -> None:
+    async def _open(self, root: RootKey) -> None:
         try:
             store = await Store.open(self.data_dir, root, self.settings.store)
         except BaseException:
@@ -363,7 +369,7 @@ class Node:
         limits = self._executor.limits
         return doctor.Check(
             name="limits",
-            status={"enforced": "ok", "supervised": "warn", "none": "fail"}[limits.level],
+            status=_STATUS_OF_LEVEL[limits.level],
             detail=f"{limits.level} by {limits.mechanism}: {limits.detail}",
             fix="" if limits.level == "enforced" else "boot with cgroup version 2",
         )

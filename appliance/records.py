@@ -52,7 +52,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A bearer secret, kept as HMAC-SHA-256 only; ``tenant_id`` is empty for appliance-wide roles."""
+    """A bearer secret, kept as HMAC-SHA-256 only; ``tenant_id`` is empty if appliance-wide."""
 
     id: str
     tenant_id: str
@@ -154,7 +154,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """Immutable version ``number`` (1, 2, ...) of a model. ``deps_key`` is empty without requirements."""
+    """Immutable version ``number`` (1, 2, ...); ``deps_key`` is empty without requirements."""
 
     model_id: str
     tenant_id: str
