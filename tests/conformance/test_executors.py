@@ -29,7 +29,7 @@ ENGINES = [
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 COMMANDS = {
-    "model.py": b'''
+    "model.py": b"""
 import os, sys, time
 
 class Model:
@@ -59,7 +59,7 @@ class Model:
                     pass
         if what == "large":
             return b"x" * inputs["bytes"]
-'''
+"""
 }
 
 

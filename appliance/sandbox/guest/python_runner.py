@@ -10,7 +10,7 @@ the model prints, reaps orphans, and says how the runner ended. Both avoid slow 
 socket, tarfile and traceback would each add 10 to 30 ms to every cold start.
 """
 
-# ruff: noqa: SIM105, UP031 - contextlib is slow to import; bytes have no format()
+# ruff: noqa: SIM105, SIM115, UP031 - contextlib is slow to import; bytes have no format()
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # the signal module without its enums
@@ -424,10 +424,20 @@ def body_from_answer(json: Any, answer: Any) -> tuple[str, bytes]:
         raise Fault("unsupported", f"The answer cannot be sent: {error}.") from None
 
 
+def sendable(text: str) -> str:
+    """The text without lone surrogates, which no JSON reader takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def fault_from_exception(error: BaseException) -> dict[str, Any]:
     """ERR members for an exception of model code; the traceback starts in the model's file."""
     if isinstance(error, Fault):
-        return {"kind": error.kind, "detail": error.detail[:1500], "missing": "", "trace": []}
+        return {
+            "kind": error.kind,
+            "detail": sendable(error.detail[:1500]),
+            "missing": "",
+            "trace": [],
+        }
     if isinstance(error, MemoryError):
         error.__traceback__ = None
         return {"kind": "memory", "detail": f"MemoryError: {error}"[:500], "trace": []}
@@ -436,8 +446,8 @@ def fault_from_exception(error: BaseException) -> dict[str, Any]:
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
         tb = tb.tb_next
-    text = "".join(traceback.format_exception(type(error), error, tb, limit=-30))
-    last = traceback.format_exception_only(type(error), error)[-1].strip()
+    text = sendable("".join(traceback.format_exception(type(error), error, tb, limit=-30)))
+    last = sendable(traceback.format_exception_only(type(error), error)[-1].strip())
     trace, left = [], 6000
     for line in reversed(text.splitlines()[-60:]):
         left -= len(line) + 8
@@ -446,7 +456,7 @@ def fault_from_exception(error: BaseException) -> dict[str, Any]:
         trace.append(line[:500])
     found = {"kind": "raised", "detail": last[:1500], "missing": "", "trace": trace[::-1]}
     if isinstance(error, ImportError):
-        found.update(kind="import", missing=str(error.name or "")[:200])
+        found.update(kind="import", missing=sendable(str(error.name or "")[:200]))
     return found
 
 
@@ -534,7 +544,12 @@ def run_child(path: str, pipes: list[tuple[int, int]]) -> None:
         os.close(pair[1])
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout = open(
+        1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
+    sys.stderr = open(
+        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
     faulthandler.enable()
     Runner(Channel(link)).serve()
 
