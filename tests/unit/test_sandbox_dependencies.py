@@ -1,0 +1,125 @@
+"""Requirement pins, what pip's errors say, and the strict reader of a built set."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from appliance import config
+from appliance.errors import BuildFailed, ManifestInvalid
+from appliance.sandbox import dependencies
+from appliance.sandbox.images import Runtime
+
+RUNTIME = Runtime(name="python3.11", digest="sha256:a", packages=(), built_at="", rootfs=Path("/"))
+HASH = "--hash=sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "pins"),
+    [
+        ("", ()),
+        ("# only a comment\n\n", ()),
+        ("b==2\na==1.0", ("a==1.0", "b==2")),
+        ("Foo_Bar.Baz == 1.2.post1+cpu  # why", ("foo-bar-baz==1.2.post1+cpu",)),
+        ("x[b, a]==1", ("x[a,b]==1",)),
+        (f"x==1 \\\n    {HASH}\ny==2", (f"x==1 {HASH}", "y==2")),
+        ("x==1\nx==1", ("x==1",)),
+    ],
+)
+def test_pins_are_read(text: str, pins: tuple[str, ...]) -> None:
+    assert dependencies.parse_requirements(text) == pins
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x", "x>=1", "x==1,<2", "x===1", "x==1.*", "-r other.txt", "-e .", "--index-url x",
+        "x @ file:///x", "git+https://x/y", "https://x/y.whl", "./x.whl", "x==1; os_name=='nt'",
+        "x==1 --global-option=y", "x==1 --hash=md5:aa", "x==$(id)", "-x==1", "x==1 y==2",
+        "x==1\x00", "ü==1", "x==-1", "x[]==1",
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused_by_its_line(line: str) -> None:
+    with pytest.raises(ManifestInvalid, match="line 2"):
+        dependencies.parse_requirements(f"a==1\n{line}\n")
+
+
+def test_two_versions_of_a_package_are_refused() -> None:
+    with pytest.raises(ManifestInvalid, match="line 2.*twice"):
+        dependencies.parse_requirements("a-b==1\nA_B==2")
+
+
+def test_the_key_depends_on_runtime_and_pins_not_their_order() -> None:
+    import dataclasses
+
+    one = dependencies.key(RUNTIME, ("a==1", "b==2"))
+    assert one == dependencies.key(RUNTIME, ("b==2", "a==1"))
+    assert len(one) == 32
+    other = dataclasses.replace(RUNTIME, digest="sha256:b")
+    assert one != dependencies.key(other, ("a==1", "b==2"))
+    assert one != dependencies.key(RUNTIME, ("a==1",))
+
+
+def tar(path: Path, *members: tuple[str, bytes, bytes | None]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, kind, data in members:
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            member.linkname = "/etc/passwd"
+            member.size = len(data or b"")
+            archive.addfile(member, io.BytesIO(data or b""))
+    return path
+
+
+def test_files_and_folders_are_unpacked_readable(tmp_path: Path) -> None:
+    source = tar(
+        tmp_path / "t", ("./p", tarfile.DIRTYPE, None), ("./q/r/m.py", tarfile.REGTYPE, b"x")
+    )
+    dependencies.unpack(source, tmp_path / "out", config.Build())
+    assert (tmp_path / "out/q/r/m.py").read_bytes() == b"x"
+    assert (tmp_path / "out/p").is_dir()
+    assert (tmp_path / "out/q/r/m.py").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "out/q").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("../x", tarfile.REGTYPE, b"x"),
+        ("/x", tarfile.REGTYPE, b"x"),
+        ("a/../../x", tarfile.REGTYPE, b"x"),
+        ("link", tarfile.SYMTYPE, None),
+        ("hard", tarfile.LNKTYPE, None),
+        ("fifo", tarfile.FIFOTYPE, None),
+        ("device", tarfile.CHRTYPE, None),
+        ("large", tarfile.REGTYPE, b"x" * 5000),
+    ],
+    ids=lambda member: member[0],
+)
+def test_anything_else_in_a_built_set_is_refused(
+    tmp_path: Path, member: tuple[str, bytes, bytes | None]
+) -> None:
+    source = tar(tmp_path / "t", member)
+    with pytest.raises(BuildFailed):
+        dependencies.unpack(source, tmp_path / "out", config.Build(size_bytes_max=4096))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_damaged_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"not a tar" * 100)
+    with pytest.raises(BuildFailed):
+        dependencies.unpack(tmp_path / "t", tmp_path / "out", config.Build())
+
+
+def test_the_package_at_fault_is_named() -> None:
+    output = (
+        "ERROR: Could not find a version that satisfies the requirement scikit_learn==9.9 "
+        "(from versions: 1.0)\nERROR: No matching distribution found for scikit_learn==9.9\n"
+    )
+    failed = dependencies._download_failed(output, ("numpy==1", "scikit-learn==9.9"))
+    assert "scikit-learn==9.9" in failed.detail
+    assert failed.extensions["package"] == "scikit-learn==9.9"
+    assert len(failed.extensions["lines"]) == 2

@@ -1,0 +1,110 @@
+"""The host side of the runner link: cleaning, log tails, and a property test of its reader."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.sandbox.link import LOG_BYTES_MAX, Link, LinkLost, LogTail, clean, frame
+
+
+def test_texts_of_a_guest_are_cleaned() -> None:
+    assert clean("a\x1b[2Jb\x00\u202e\ud800\tü") == "a\ufffd[2Jb\ufffd\ufffd?\tü"
+    assert clean("x" * 5000, 10) == "x" * 10
+
+
+def test_the_tail_keeps_the_last_lines_and_says_what_is_missing() -> None:
+    tail = LogTail()
+    for number in range(1000):
+        tail.add("stdout", f"line {number}\n".encode(), 0)
+    lines = tail.lines()
+    assert len(lines) == 201
+    assert lines[-1] == "line 999"
+    assert "bytes of output left out" in lines[0]
+
+
+def test_the_tail_is_bounded_whatever_arrives() -> None:
+    tail = LogTail()
+    for _ in range(100):
+        tail.add("stderr", b"z" * 100_000, 1 << 200)
+        tail.add("x" * 1000, b"\xff" * 5000 + b"\n" * 5000, -5)
+    assert sum(len(line) for line in tail.lines()) <= LOG_BYTES_MAX + 10_000
+
+
+def test_lines_that_arrive_in_pieces_are_joined_per_stream() -> None:
+    tail = LogTail()
+    tail.add("stdout", b"out 1", 0)
+    tail.add("stderr", b"err 1\nerr", 0)
+    tail.add("stdout", b" more\n", 0)
+    assert tail.lines() == ("err 1", "out 1 more", "err")
+
+
+async def guest(data: bytes) -> Link:
+    """What a link makes of these bytes from a runner."""
+    link = Link()
+    with tempfile.TemporaryDirectory() as name:
+        await link.listen(Path(name) / "a.sock")
+        reader, writer = await asyncio.open_unix_connection(f"{name}/a.sock")
+        writer.write(data)
+        writer.write_eof()
+        await asyncio.wait_for(link.lost.wait(), 5)
+        writer.close()
+        await link.close()
+        assert await reader.read() == b""
+    return link
+
+
+HELLO = frame({"type": "HELLO", "proto": 1, "role": "runner"})
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200), st.booleans())
+def test_no_bytes_break_the_reader(data: bytes, after_hello: bool) -> None:
+    asyncio.run(guest((HELLO if after_hello else b"") + data))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["type", "id", "role", "proto", "dropped", "trace", "code", "x"]),
+        st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.lists(st.text())),
+    ),
+    st.integers(0, (1 << 64) - 1),
+)
+def test_no_header_breaks_the_reader(header: dict[str, object], size: int) -> None:
+    try:
+        data = frame(header, size)  # type: ignore[arg-type]
+    except UnicodeEncodeError:
+        return
+    asyncio.run(guest(HELLO + data))
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (frame({"type": "READY"}), "not a HELLO"),
+        (frame({"type": "HELLO", "proto": 2, "role": "runner"}), "not a HELLO"),
+        (frame({"type": "HELLO", "proto": 1, "role": "boss"}), "role"),
+        (b"\xff" * 12, "length"),
+    ],
+)
+async def test_a_first_frame_that_is_no_hello_is_refused(first: bytes, reason: str) -> None:
+    link = await guest(first)
+    assert reason in link.protocol_error
+    with pytest.raises(LinkLost):
+        await link.hello()
+
+
+async def test_a_socket_path_may_be_longer_than_an_address() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / ("d" * 120)
+        folder.mkdir()
+        link = Link()
+        await link.listen(folder / "a.sock")
+        assert (folder / "a.sock").exists()
+        await link.close()
