@@ -36,6 +36,26 @@ MASKED = (
     "/sys/power",
 )  # fmt: skip
 
+# What every container is, whatever it is made for.
+_ISOLATION: dict[str, Any] = {
+    "userns": {"nsmode": "private"},
+    "netns": {"nsmode": "none"},
+    "pidns": {"nsmode": "private"},
+    "ipcns": {"nsmode": "private"},
+    "utsns": {"nsmode": "private"},
+    "cgroupns": {"nsmode": "private"},
+    "read_only_filesystem": True,
+    "cap_drop": ["all"],
+    "no_new_privileges": True,
+    "log_configuration": {"driver": "none"},
+    "stop_timeout": 0,
+    "oom_score_adj": 900,
+    "r_limits": [{"type": "core", "hard": 0, "soft": 0}],
+    "use_image_hosts": True,
+    "use_image_resolve_conf": True,
+    "image_volume_mode": "ignore",
+}
+
 # Ways to hold memory that no process maps and no sized tmpfs counts: harmless under a cgroup's
 # limit, a hole where only the watchdog counts.
 _UNCOUNTED = (
@@ -197,30 +217,15 @@ def container_json(
         "user": "1000:1000",
         "work_dir": "/",
         "hostname": "sandbox",
-        "userns": {"nsmode": "private"},
         "idmappings": {
             "UIDMap": ids,
             "GIDMap": ids,
             "HostUIDMapping": False,
             "HostGIDMapping": False,
         },
-        "netns": {"nsmode": "none"},
-        "pidns": {"nsmode": "private"},
-        "ipcns": {"nsmode": "private"},
-        "utsns": {"nsmode": "private"},
-        "cgroupns": {"nsmode": "private"},
-        "read_only_filesystem": True,
-        "cap_drop": ["all"],
-        "no_new_privileges": True,
+        **_ISOLATION,
         "seccomp_profile_path": seccomp_path,
         "mask": list(MASKED) + (["/dev/zero"] if level != "enforced" else []),
-        "log_configuration": {"driver": "none"},
-        "stop_timeout": 0,
-        "oom_score_adj": 900,
-        "r_limits": [{"type": "core", "hard": 0, "soft": 0}],
-        "use_image_hosts": True,
-        "use_image_resolve_conf": True,
-        "image_volume_mode": "ignore",
         "mounts": _mounts(sizes, box=box, binds=binds, build=build),
     }
     if level == "enforced":

@@ -139,7 +139,7 @@ async def test_two_engines_never_share_a_run_folder(tmpfs_dir: Path, test_data: 
 
 
 LEFT_BEHIND = """
-import asyncio, sys
+import asyncio, json, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from boxes import spec_of, tar_of, pieces, RUN_MODEL
@@ -153,7 +153,8 @@ async def main():
     for _ in range(2):
         sandbox = await executor.create(spec_of())
         await sandbox.load(pieces(tar_of({{"model.py": RUN_MODEL}})))
-        text = b'{{"run": "import os,time\\\\nif os.fork() == 0:\\\\n  os.setsid()\\\\n  time.sleep(600)"}}'
+        code = "import os, time\\nif os.fork() == 0:\\n  os.setsid()\\n  time.sleep(60)"
+        text = json.dumps({{"run": code}}).encode()
         await sandbox.request(Request(id="1", content_type="application/json", body=text,
                                       timeout_ms=5000, reply_bytes_max=1000))
         print(sandbox.slot.user_uid, flush=True)

@@ -48,7 +48,7 @@ def test_anything_else_is_refused_by_its_line(line: str) -> None:
 
 
 def test_two_versions_of_a_package_are_refused() -> None:
-    with pytest.raises(ManifestInvalid, match="line 2.*twice"):
+    with pytest.raises(ManifestInvalid, match=r"line 2.*twice"):
         dependencies.parse_requirements("a-b==1\nA_B==2")
 
 

@@ -76,9 +76,9 @@ def test_a_missing_runtime_comes_with_the_command_that_builds_it(tmp_path: Path)
     assert "appliance runtime build python3.11" in caught.value.hint
     with pytest.raises(RuntimeMissing, match="no runtime 'cobol'"):
         images.require(tmp_path, "cobol")
+    tar = rootfs_tar(tmp_path / "t")
+    images.install(tmp_path, "python3.11", tar, lambda *_: None)
     with pytest.raises(RuntimeMissing, match="digest"):
-        tar = rootfs_tar(tmp_path / "t")
-        images.install(tmp_path, "python3.11", tar, lambda *_: None)
         images.require(tmp_path, "python3.11", "sha256:other")
 
 
@@ -88,7 +88,7 @@ def test_a_tar_without_the_interpreter_is_no_runtime(tmp_path: Path) -> None:
     with pytest.raises(RuntimeMissing, match=r"python3\.11"):
         images.install(tmp_path, "python3.11", tmp_path / "t", lambda *_: None)
     assert images.installed(tmp_path) == ()
-    assert not [path for path in (tmp_path / "runtimes").iterdir()]
+    assert not list((tmp_path / "runtimes").iterdir())
 
 
 def test_only_the_hosts_own_release_is_a_source() -> None:
