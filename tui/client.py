@@ -405,7 +405,7 @@ class Client:
             raise Problem(
                 code="unreachable",
                 title="The appliance does not answer",
-                detail=f"{self.target}: {_reason(error)}.",
+                detail=f"{_reason(error)} ({self.target}).",
                 hint="" if self.is_remote else "appliance serve",
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as error:

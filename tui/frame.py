@@ -246,6 +246,8 @@ class Page(Screen[None]):
             return ""
         if feed.link is Link.DENIED:
             return f"X {problem.title}: {problem.detail}  r tries again"
+        if problem.is_unreachable:
+            return f"! No answer: {problem.detail}"
         request = f"  [{problem.request_id}]" if problem.request_id else ""
         return f"! {problem.title}: {problem.detail}{request}"
 
@@ -437,7 +439,7 @@ class ListPage(Page):
     def action_filter(self) -> None:
         """``/`` opens the filter line."""
         self.query_one("#filter-line").display = True
-        self.query_one("#filter", Input).focus()
+        self.set_focus(self.query_one("#filter", Input))
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while typing."""
@@ -455,7 +457,7 @@ class ListPage(Page):
     def _close_filter(self) -> None:
         self.query_one("#filter-line").display = False
         self._show_empty()
-        self.table.focus()
+        self.set_focus(self.table)
 
     def action_back(self) -> None:
         """Esc clears the filter first, then goes up."""

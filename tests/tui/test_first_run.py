@@ -155,9 +155,7 @@ async def test_health_is_shown_while_sealed_and_models_are_not(world, console, t
         await tools.until(pilot, lambda: "Rootless Podman" in tools.screen_text(pilot))
         await tools.type_text(pilot, ":m")
         await pilot.press("enter")
-        await tools.until(
-            pilot, lambda: "only health can be shown" in tools.screen_text(pilot)
-        )
+        await tools.until(pilot, lambda: "only health can be shown" in tools.screen_text(pilot))
         await pilot.press("escape")
         await tools.until(pilot, lambda: "Unseal with" in tools.screen_text(pilot))
 

@@ -233,7 +233,7 @@ class FirstRun(Page):
         self._step = step
         at = STEPS.index(step)
         self.query_one("#panes", ContentSwitcher).current = f"step-{at}"
-        self.query_one(("#go-key", "#first", "#tenant")[at]).focus()
+        self.set_focus(self.query_one(("#go-key", "#first", "#tenant")[at]))
         self.draw_frame()
 
     def action_next(self) -> None:
@@ -267,7 +267,7 @@ class FirstRun(Page):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter in the first of two fields goes to the second."""
         if event.input.id == "first" and self.query_one("#again-line").display:
-            self.query_one("#second", Input).focus()
+            self.set_focus(self.query_one("#second", Input))
         elif event.input.id in ("first", "second", "tenant"):
             self.action_next()
 
