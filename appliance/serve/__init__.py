@@ -12,7 +12,8 @@ The drain, on the first SIGTERM or SIGINT:
   1. connections the kernel has already accepted for us are taken, then both ports close
   2. every answer from now on says ``Connection: close``; a request that has arrived, pipelined ones
      included, is served as always
-  3. after a moment for requests on their way, connections without a byte of a request are closed
+  3. after a moment for requests on their way, connections without a byte of a request are closed;
+     handshakes under way and connections that have not asked anything yet get a longer moment
   4. calls in flight get ``http.drain_timeout_s``; what is left then is cut off
 
 A second signal ends the process at once; the ledger is written to survive that.
@@ -29,6 +30,7 @@ import signal
 import socket
 import ssl
 import struct
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,7 @@ TLS_SHUTDOWN_TIMEOUT_S = 2.0
 _POLL_S = 0.1
 _RENEW_S = 3600.0
 _RETRY_S = 10.0
+_DRAIN_LOOK_S = 0.1
 _SOCKET_PATH_MAX = 107
 
 
@@ -143,6 +146,8 @@ class _Server:
         self._connections: dict[asyncio.Task[Any], tuple[str, Connection]] = {}
         self._is_draining = False
         self._tls: ssl.SSLContext | None = None
+        # Handshakes under way; a failed one's object goes away by itself.
+        self._greeting: weakref.WeakSet[ssl.SSLObject] = weakref.WeakSet()
         self._has_socket = False
         self._port: socket.socket | None = None
 
@@ -230,6 +235,8 @@ class _Server:
         if self._port is None:
             raise RuntimeError("bind comes first")
         self._tls = certificates.context(self.data_dir)
+        # Called for every ClientHello, with or without a server name in it.
+        self._tls.sni_callback = self._note_greeting
         self._listeners["https"] = await asyncio.start_server(
             lambda reader, writer: self._serve("https", app, reader, writer),
             sock=self._port,
@@ -252,14 +259,15 @@ class _Server:
 
     async def drain(self) -> None:
         """Stop accepting, finish what was accepted, cut off what takes too long."""
-        deadline = asyncio.get_running_loop().time() + self._settings.http.drain_timeout_s
+        started = asyncio.get_running_loop().time()
+        deadline = started + self._settings.http.drain_timeout_s
         self._is_draining = True
         await asyncio.sleep(self._timers.accept_s)
         self._stop_listening("https")
         await asyncio.sleep(self._timers.grace_s)
-        await self._finish("https", deadline)
+        await self._finish("https", started, deadline)
         self._stop_listening("admin")
-        await self._finish("admin", deadline)
+        await self._finish("admin", started, deadline)
 
     def close(self) -> None:
         """Give the addresses back."""
@@ -293,6 +301,8 @@ class _Server:
         if task is None:
             raise RuntimeError("a connection is served by a task")
         self._connections[task] = (listener, connection)
+        if listener == "https":
+            self._greeting.discard(writer.get_extra_info("ssl_object"))
         try:
             await connection.run()
         except* Exception:  # noqa: BLE001 - one connection must not end the others
@@ -300,22 +310,37 @@ class _Server:
         finally:
             self._connections.pop(task, None)
 
-    async def _finish(self, listener: str, deadline: float) -> None:
-        """Wait for a listener's connections; those without a request are closed at once."""
+    def _note_greeting(self, greeted: Any, _name: str | None, _context: ssl.SSLContext) -> None:
+        self._greeting.add(greeted)
+
+    async def _finish(self, listener: str, started: float, deadline: float) -> None:
+        """Wait for a listener's connections; those without a request are closed soon."""
         loop = asyncio.get_running_loop()
-        while tasks := [t for t, (name, _) in self._connections.items() if name == listener]:
+        while (tasks := self._tasks_of(listener)) or self._is_greeting(listener, started):
             for task in tasks:
-                self._connections[task][1].close_if_idle()
+                self._connections[task][1].close_if_quiet(started)
             left = deadline - loop.time()
             if left <= 0:
                 break
-            await asyncio.wait(tasks, timeout=min(left, 0.5))
+            pause_s = min(left, _DRAIN_LOOK_S)
+            if tasks:
+                await asyncio.wait(tasks, timeout=pause_s)
+            else:
+                await asyncio.sleep(pause_s)
         for task in tasks:
             _log.warning("a request was cut off: it outlasted http.drain_timeout_s")
             self._connections[task][1].abort()
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
+
+    def _tasks_of(self, listener: str) -> list[asyncio.Task[Any]]:
+        return [task for task, (name, _) in self._connections.items() if name == listener]
+
+    def _is_greeting(self, listener: str, started: float) -> bool:
+        """Whether a TLS handshake is under way that a request may follow."""
+        waited_s = asyncio.get_running_loop().time() - started
+        return listener == "https" and bool(self._greeting) and waited_s < self._timers.fresh_s
 
     def _stop_listening(self, name: str) -> None:
         listener = self._listeners.pop(name, None)

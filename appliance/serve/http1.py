@@ -73,6 +73,7 @@ class Timers:
     linger_s: float = 2.0
     accept_s: float = 0.05
     grace_s: float = 0.5
+    fresh_s: float = 2.0
 
 
 class _Buffer(ReceiveBuffer):
@@ -351,6 +352,8 @@ class Connection(TCPServer):
         self._timer: asyncio.TimerHandle | None = None
         self._is_idle = True
         self._is_head_timed = False
+        self._is_fresh = True
+        self._quiet_since = loop.time()
         self._discarded: int | None = None
 
     async def run(self) -> None:
@@ -382,9 +385,19 @@ class Connection(TCPServer):
             self._disarm()
             await self._close()
 
-    def close_if_idle(self) -> None:
-        """End the connection unless a byte of a request is here."""
-        if self._is_idle and not self.protocol.connection.has_trailing_data:
+    def close_if_quiet(self, since: float) -> None:
+        """End the connection if no byte of a request is here, nor likely to be on its way.
+
+        Args:
+            since: loop time from which callers may have known better.
+
+        A caller that just connected did so to ask something and may be slow to, so it is waited
+        for longer than one whose connection has been in use.
+        """
+        if not self._is_idle or self.protocol.connection.has_trailing_data:
+            return
+        patience_s = self._timers.fresh_s if self._is_fresh else self._timers.grace_s
+        if self.loop.time() - max(since, self._quiet_since) >= patience_s:
             self.writer.close()
 
     def abort(self) -> None:
@@ -397,6 +410,7 @@ class Connection(TCPServer):
             await self._write(event.data)
         elif isinstance(event, Updated):
             self._is_idle, self._is_head_timed = event.idle, False
+            self._is_fresh, self._quiet_since = False, self.loop.time()
             if event.idle:
                 self._arm(self._timers.keep_alive_s)
             else:

@@ -31,7 +31,7 @@ def _sibling(name: str) -> ModuleType:
 
 test_serve = _sibling("test_serve")
 settings_in, raw = test_serve.settings_in, test_serve.raw
-BRISK = Timers(accept_s=0.0, grace_s=0.0)
+BRISK = Timers(accept_s=0.0, grace_s=0.0, fresh_s=0.0)
 
 
 def served(settings: config.Settings, timers: Timers = BRISK) -> AbstractAsyncContextManager[Any]:

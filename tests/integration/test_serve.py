@@ -255,6 +255,51 @@ async def test_a_drain_answers_a_request_that_arrives_just_after_it_began(tmp_pa
         assert b"GET /b 0 -" in await reader.read(-1)
 
 
+async def test_a_drain_waits_for_who_just_connected_but_not_for_ever(tmp_path: Path) -> None:
+    async with served(settings_in(tmp_path)) as it:
+        reader, writer = await it.connect()
+        silent, silent_writer = await it.connect()
+        it.stop.set()
+        await asyncio.sleep(1.2)
+        writer.write(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"GET /late 0 -" in await reader.read(-1)
+        started = time.monotonic()
+        assert await silent.read(-1) == b""
+        assert time.monotonic() - started < 2.0
+        silent_writer.close()
+
+
+async def test_a_drain_waits_for_a_handshake_under_way(tmp_path: Path) -> None:
+    async with served(settings_in(tmp_path)) as it:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = it.tls().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        writer.write(outgoing.read())
+        incoming.write(await reader.read(65536))
+        it.stop.set()
+        await asyncio.sleep(1.0)
+        assert not it.task.done()
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                incoming.write(await reader.read(65536))
+        tls.write(b"GET /shaken HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(outgoing.read())
+        got = b""
+        while piece := await reader.read(65536):
+            incoming.write(piece)
+            try:
+                got += tls.read(65536)
+            except ssl.SSLError:
+                continue
+        assert b"GET /shaken 0 -" in got
+        writer.close()
+
+
 async def test_a_drain_cuts_off_what_outlasts_it(tmp_path: Path) -> None:
     async with served(settings_in(tmp_path, drain_timeout_s=1)) as it:
         async with it.client() as client:
@@ -325,6 +370,13 @@ def test_one_signal_drains_and_two_end_at_once(tmp_path: Path, signals: int, cod
         [sys.executable, "-c", textwrap.dedent(SIGNALLED), str(tmp_path)],
         stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
     )  # fmt: skip
+    with process:
+        _signal_and_check(process, tmp_path, signals, code)
+
+
+def _signal_and_check(
+    process: subprocess.Popen[str], tmp_path: Path, signals: int, code: int
+) -> None:
     assert process.stdout is not None
     url = ""
     while not url:
@@ -349,5 +401,4 @@ def test_one_signal_drains_and_two_end_at_once(tmp_path: Path, signals: int, cod
             time.sleep(0.2)
         assert process.wait(15) == code
         thread.join()
-        process.stdout.close()
         assert answers == ([204] if signals == 1 else [0])
