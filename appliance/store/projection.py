@@ -293,7 +293,9 @@ class Projection:
                 self._apply(rows)
             with self._applied:
                 self._applied.notify_all()
-            if rows is None:
+            # A short batch waits for the next period: under steady load going on at once would
+            # make a transaction of a handful of rows, which costs as much as one of thousands.
+            if rows is None or len(rows.entry) < _BATCH:
                 return
 
     def _collect(self) -> _Rows | None:
