@@ -1,0 +1,203 @@
+"""Any sequence of commands: memory, a replay of the ledger and the projection agree."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from appliance.errors import ApplianceError
+from appliance.records import ApiKey
+from appliance.store import Store
+from appliance.store.state import registry_view
+from storing import ACTOR, SETTINGS, Folder, artifact, intent, manifest
+
+NAMES = st.sampled_from(["a", "b", "c"])
+NUMBERS = st.integers(1, 3)
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    """Commands against a model of what must be true, on a real data folder."""
+
+    def __init__(self):
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.base = Path(tempfile.mkdtemp(prefix="store-machine-"))
+        self.folder = Folder(self.base).make()
+        self.expected: dict[str, dict[str, int]] = {}  # tenant name -> model name -> versions
+        self.store: Store | None = None
+
+    def run(self, work):
+        return self.loop.run_until_complete(work)
+
+    def attempt(self, work):
+        """The result, or ``None`` if the command was refused."""
+        try:
+            return self.run(work)
+        except ApplianceError:
+            return None
+
+    @initialize()
+    def open(self):
+        self.store = self.run(Store.open(self.folder.path, self.folder.root(), SETTINGS))
+
+    def teardown(self):
+        if self.store is not None:
+            self.run(self.store.close())
+        self.run(self.loop.shutdown_default_executor())
+        self.loop.close()
+        shutil.rmtree(self.base)
+
+    @property
+    def registry(self):
+        return self.store.registry
+
+    def tenant_id(self, name):
+        tenant = self.registry.snapshot.tenant(name)
+        return tenant.id if tenant else "ten_none"
+
+    def model_id(self, tenant, name):
+        model = self.registry.snapshot.model(self.tenant_id(tenant), name)
+        return model.id if model else "mod_none"
+
+    @rule(name=NAMES)
+    def create_tenant(self, name):
+        made = self.attempt(self.registry.create_tenant(name=name, actor=ACTOR))
+        assert (made is None) == (name in self.expected)
+        self.expected.setdefault(name, {})
+
+    @rule(name=NAMES)
+    def remove_tenant(self, name):
+        self.attempt(self.registry.remove_tenant(tenant_id=self.tenant_id(name), actor=ACTOR))
+        self.expected.pop(name, None)
+
+    @rule(tenant=NAMES, name=NAMES)
+    def register(self, tenant, name):
+        made = self.attempt(
+            self.registry.register_version(
+                tenant_id=self.tenant_id(tenant),
+                model_name=name,
+                manifest=manifest(tags={"k": "v"}),
+                artifact=artifact(),
+                runtime_digest="d",
+                actor=ACTOR,
+            )
+        )
+        assert (made is None) == (tenant not in self.expected)
+        if made:
+            models = self.expected[tenant]
+            models[name] = models.get(name, 0) + 1
+            assert made.number == models[name]
+
+    @rule(tenant=NAMES, name=NAMES)
+    def remove_model(self, tenant, name):
+        model_id = self.model_id(tenant, name)
+        self.attempt(self.registry.remove_model(model_id=model_id, actor=ACTOR))
+        self.expected.get(tenant, {}).pop(name, None)
+
+    @rule(tenant=NAMES, name=NAMES, number=NUMBERS)
+    def retire(self, tenant, name, number):
+        model_id = self.model_id(tenant, name)
+        done = self.attempt(
+            self.registry.retire_version(model_id=model_id, number=number, actor=ACTOR)
+        )
+        exists = number <= self.expected.get(tenant, {}).get(name, 0)
+        assert (done is not None) == exists
+
+    @rule(tenant=NAMES, name=NAMES, alias=NAMES, number=NUMBERS, revision=st.none() | NUMBERS)
+    def set_alias(self, tenant, name, alias, number, revision):
+        self.attempt(
+            self.registry.set_alias(
+                model_id=self.model_id(tenant, name),
+                name=alias,
+                number=number,
+                revision=revision,
+                reason="r",
+                actor=ACTOR,
+            )
+        )
+
+    @rule(tenant=NAMES, name=NAMES, alias=NAMES)
+    def remove_alias(self, tenant, name, alias):
+        model_id = self.model_id(tenant, name)
+        self.attempt(self.registry.remove_alias(model_id=model_id, name=alias, actor=ACTOR))
+
+    @rule(tenant=st.none() | NAMES, key_id=NAMES)
+    def create_key(self, tenant, key_id):
+        key = ApiKey(
+            id=key_id,
+            tenant_id=self.tenant_id(tenant) if tenant else "",
+            name="n",
+            role="owner",
+            mac="00",
+            scopes=("model:invoke",),
+            created_ns=1,
+            created_by=ACTOR,
+            expires_ns=2,
+        )
+        self.attempt(self.registry.create_key(key=key, actor=ACTOR))
+
+    @rule(key_id=NAMES)
+    def revoke_key(self, key_id):
+        self.attempt(self.registry.revoke_key(key_id=key_id, actor=ACTOR))
+
+    @rule(count=st.integers(1, 5))
+    def call(self, count):
+        for number in range(count):
+            self.run(self.store.ledger.append(intent(number), actor=ACTOR))
+
+    @rule(keep_snapshot=st.booleans(), keep_database=st.booleans())
+    def restart(self, keep_snapshot, keep_database):
+        before = registry_view(self.registry.snapshot)
+        self.run(self.store.close())
+        if not keep_snapshot:
+            (self.folder.path / "registry.snap").unlink()
+        if not keep_database:
+            shutil.rmtree(self.folder.path / "db")
+        self.open()
+        assert registry_view(self.registry.snapshot) == before
+
+    @rule()
+    def crash(self):
+        """The folder as it stands at this moment, opened elsewhere."""
+        copy = self.folder.copy(self.base / "crash")
+
+        async def check():
+            async with copy.open() as store:
+                assert registry_view(store.registry.snapshot) == registry_view(
+                    self.registry.snapshot
+                )
+
+        self.run(check())
+
+    @rule()
+    def project(self):
+        store = self.store
+        assert self.run(store.queries.wait(store.ledger.head.size, 10))
+        rows = store._projection._rows.snapshot(store._projection.query)
+        assert registry_view(rows) == registry_view(self.registry.snapshot)
+
+    @invariant()
+    def memory_holds_what_was_accepted(self):
+        if self.store is None:
+            return
+        snapshot = self.registry.snapshot
+        found = {
+            t.name: {m.name: len(snapshot.versions(m.id)) for m in snapshot.models(t.id)}
+            for t in snapshot.tenants()
+        }
+        assert found == self.expected
+
+
+TestRegistryMachine = RegistryMachine.TestCase
+TestRegistryMachine.settings = settings(
+    max_examples=12,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
