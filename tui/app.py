@@ -7,7 +7,6 @@ Read next: ``frame.Page`` (what it shows), ``feed.Feed`` (what it polls), ``nav`
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import tempfile
@@ -18,23 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual import events
-from textual.app import App
 from textual.binding import Binding, BindingType
-from textual.message import Message
 from textual.screen import ModalScreen
-from textual.widget import Widget
 
 from tui import text
 from tui.client import VERB_TIMEOUT_S, Client, Problem, Reply
 from tui.feed import INTERVAL_S, Feed
 from tui.frame import Page
 from tui.nav import HOME, Place, open_place
+from tui.ordered_keys import OrderedKeys
 
 IDLE_LOCK_S = 15 * 60
 """Remote mode only: seconds without a key press after which the admin key is asked for again."""
-KEY_WAIT_S = 1.0
-"""Longest time a key waits for the one before it to have its effect."""
 SHOWN_SEALED = ("health",)
 
 
@@ -50,7 +44,7 @@ class Memory:
     tab: str = ""
 
 
-class ConsoleApp(App[int]):
+class ConsoleApp(OrderedKeys):
     """One window on one appliance."""
 
     TITLE = "appliance"
@@ -75,7 +69,6 @@ class ConsoleApp(App[int]):
         is_mono: bool | None = None,
     ) -> None:
         """Make the console; nothing is asked before it is on screen."""
-        self._followed: events.Key | None = None
         mono = is_monochrome() if is_mono is None else is_mono
         super().__init__(ansi_color=True if mono else None)
         if mono:
@@ -87,10 +80,8 @@ class ConsoleApp(App[int]):
         self._readonly = readonly
         self._before: list[Place] = []
         self._memories: dict[Place, Memory] = {}
-        self._key_at = time.monotonic()
         self._is_locked = False
-        self._sending = 0
-        self._is_back = False
+        self.key_at = time.monotonic()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -240,17 +231,17 @@ class ConsoleApp(App[int]):
         """
         if method != "GET" and not self.may(doing):
             return None
-        self._sending += 1
+        self.sending += 1
         try:
             reply = await self.client.call(
                 method, path, body=body, headers=headers, timeout_s=timeout_s
             )
         except Problem as problem:
-            self._sending -= 1
+            self.sending -= 1
             self.feed.wake()
             await self.show_problem(problem, doing)
             return None
-        self._sending -= 1
+        self.sending -= 1
         if done:
             self.say(f"{done}\n{reply.request_id}" + (f"\n$ {cli}" if cli else ""))
         if method != "GET":
@@ -287,7 +278,7 @@ class ConsoleApp(App[int]):
         from tui.dialogs import Field, Form
 
         def use(values: dict[str, str] | None) -> None:
-            self._is_locked, self._key_at = False, time.monotonic()
+            self._is_locked, self.key_at = False, time.monotonic()
             if values and values["key"]:
                 self.client.set_key(values["key"].strip())
                 self.feed.wake()
@@ -297,60 +288,11 @@ class ConsoleApp(App[int]):
         field = Field(name="key", label="Admin key", hidden=True)
         self.push_screen(Form(title=why, fields=[field], verb="Use key"), use)
 
-    async def on_event(self, event: events.Event) -> None:
-        """Let a key have its whole effect before the next one is looked at.
-
-        Textual looks a key's binding up only after it bubbled back here, behind keys typed ahead;
-        ``/q``, ``:t`` Enter, or a passphrase and Enter would then reach the widget that had the
-        focus before. So each key is followed to its end: through the widgets, then its binding,
-        then the dialog it opens.
-        """
-        if not isinstance(event, events.Key) or event.is_forwarded:
-            await super().on_event(event)
-            return
-        self._key_at = time.monotonic()
-        until = self._key_at + KEY_WAIT_S
-        target: Widget = self.focused or self.screen
-        self._followed, self._is_back = event, False
-        await super().on_event(event)
-        path = (target, *(node for node in target.ancestors if isinstance(node, Widget)))
-        for node in path:
-            await _drained(node, until)
-        self._followed = None
-        if self._is_back:
-            await self._on_key(event)
-            for node in path:  # what the binding posted: a submitted field, a selected row
-                await _drained(node, until)
-        while self._is_opening() and time.monotonic() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)  # a screen has no event for its focus
-
-    def post_message(self, message: Message) -> bool:
-        """Keep a followed key that bubbled back here; ``on_event`` goes on with it."""
-        if message is self._followed and self._followed.is_forwarded:
-            self._is_back = True
-            return True
-        return super().post_message(message)
-
-    def _is_opening(self) -> bool:
-        """Whether a dialog was asked for and has no focus yet."""
-        if self._sending or not any(w.group == "dialog" and w.is_running for w in self.workers):
-            return False
-        return not isinstance(self.screen, ModalScreen) or self.screen.focused is None
-
     def _lock_when_idle(self) -> None:
-        if not self._is_locked and time.monotonic() - self._key_at > IDLE_LOCK_S:
+        if not self._is_locked and time.monotonic() - self.key_at > IDLE_LOCK_S:
             self._is_locked = True
             self.client.set_key("")
             self.ask_key("Locked after 15 minutes without a key press.")
-
-
-async def _drained(node: Widget, until: float) -> None:
-    """Wait until a widget handled everything it was sent so far, or is gone."""
-    acted = asyncio.Event()
-    if not node.is_running or not node.call_later(acted.set):
-        return
-    while not acted.is_set() and node.is_running and time.monotonic() < until:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)  # a closing widget never sets it
 
 
 def is_monochrome() -> bool:

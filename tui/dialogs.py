@@ -314,6 +314,7 @@ class Secret(Dialog[bool]):
             self._close()
         else:
             self.query_one("#error", Static).update("X These are not its last 4 characters.")
+            self.query_one("#back", Input).value = ""
 
     def on_button_pressed(self, _event: Button.Pressed) -> None:
         """Close."""

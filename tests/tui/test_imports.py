@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,10 +44,11 @@ def test_the_command_line_does_not_load_the_console():
 def test_the_console_is_loaded_in_time():
     code = "import tui.app, tui.screens.dashboard, httpx"
     best = 9.0
-    for _ in range(5):
-        begin = time.perf_counter()
+    for _ in range(5):  # processor time: other work on the machine is not the console's
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-        best = min(best, time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert best < START_S, f"{best:.2f} s"
 
 

@@ -242,3 +242,38 @@ async def test_a_failure_of_the_console_leaves_no_values_behind(world, console, 
     assert "hunter2" not in file.read_text()
     assert "RuntimeError" in file.read_text()
     assert app.incident in file.name
+
+
+async def test_keys_typed_ahead_reach_what_the_earlier_ones_opened(world, console, tools):
+    from textual import events
+
+    names = {":": "colon", "/": "slash", "\r": "enter"}
+
+    def ahead(pilot, words):
+        for char in words:
+            pilot.app.post_message(events.Key(names.get(char, char), char))
+
+    async with console() as pilot:
+        ahead(pilot, ":m\r")
+        await tools.until(pilot, lambda: "appliance > models" in tools.screen_text(pilot))
+        ahead(pilot, "/qx")
+        await tools.until(pilot, lambda: pilot.app.page.table.filter_text == "qx")
+        assert pilot.app.is_running
+        await pilot.press("escape")
+        ahead(pilot, ":t\rnretail\r")
+        await tools.until(pilot, lambda: world.sent())
+        assert world.sent() == [("POST", "/api/v1/tenants", {"name": "retail"})]
+
+
+async def test_remote_mode_locks_when_nobody_is_there(world, console, tools):
+    from tui.app import IDLE_LOCK_S
+
+    async with console(url="https://appliance.test") as pilot:
+        pilot.app.key_at -= IDLE_LOCK_S
+        await tools.until(pilot, lambda: "Locked after" in tools.screen_text(pilot))
+        await tools.settle(pilot)
+        assert "authorization" not in world.requests[-1].headers
+        await tools.type_text(pilot, "again")
+        await pilot.press("enter")
+        await tools.settle(pilot)
+        assert world.requests[-1].headers["authorization"] == "Bearer again"

@@ -110,7 +110,7 @@ class FirstRun(Page):
             self._why = problem_words(problem)
         else:
             items = reply.data.get("items") if isinstance(reply.data, dict) else None
-            self._checks = [i for i in items or () if isinstance(i, dict)]
+            self._checks = [_check_from(i) for i in items or () if isinstance(i, dict)]
         self.call_later(self._paint_checks)
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -281,3 +281,12 @@ class FirstRun(Page):
             self._finish()
         else:
             self.action_next()
+
+
+def _check_from(item: dict[str, Any]) -> dict[str, Any]:
+    """A check of ``/admin/v1/checks`` with the members of a health row."""
+    return {
+        **item,
+        "state": item.get("state") or item.get("status"),
+        "remedy": item.get("remedy") or item.get("fix"),
+    }

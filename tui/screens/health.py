@@ -67,7 +67,8 @@ class Health(ListPage):
 
     def draw(self, snapshot: Snapshot) -> None:
         """Rows, facts and the selected check."""
-        super().draw(snapshot)
+        rows = sorted(snapshot.rows, key=lambda row: _RANK.get(str(row["state"]), 0))
+        self.table.show(rows)
         width = max(20, self.size.width - 2)
         lines = [text.clip(line, width) for line in facts(snapshot.node)]
         self.query_one("#facts", Static).update(Text("\n".join(lines)))
