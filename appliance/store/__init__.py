@@ -186,7 +186,7 @@ class Store:
         await self.ledger.close()
         try:
             await self._save_snapshot()
-        except OSError as error:
+        except (OSError, ApplianceError) as error:
             _LOG.warning("registry.snap could not be written: %s", error)
         await asyncio.to_thread(self._projection.close)
         os.close(self._lock_fd)

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from appliance import clock
-from appliance.errors import DiskFull, InputInvalid, NotFound, StoreCorrupt
+from appliance.errors import InputInvalid, NotFound, StoreCorrupt
 from appliance.store import verify as verifier
-from appliance.store.ledger import DISK_FULL
 from appliance.store.proofs import Signer
-from appliance.store.seal import fsync_dir
+from appliance.store.seal import fsync_dir, telling_full_disk
 
 _BLOCK = 512
 _PIECE = 1024 * 1024
@@ -78,17 +77,14 @@ def make(target: Path, plan: Plan, signer: Signer) -> BackupReport:
         raise InputInvalid(f"{target} must be a new file in an existing folder.")
     temporary = target.with_name(f".{target.name}.tmp")
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as out:
-            report = _write(out, target, plan, signer)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.rename(target)
-        fsync_dir(target.parent)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise DiskFull(f"There is no room for the backup {target}.") from error
-        raise
+        with telling_full_disk("there is no backup"):
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as out:
+                report = _write(out, target, plan, signer)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.rename(target)
+            fsync_dir(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return report
@@ -161,17 +157,14 @@ def restore(path: Path, data_dir: Path, *, public_key: str | None = None) -> Bac
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700)
     try:
-        report = _read(path, public_key, staging)
-        for folder in (staging, *(p for p in staging.rglob("*") if p.is_dir())):
-            fsync_dir(folder)
-        if data_dir.exists():
-            data_dir.rmdir()
-        staging.rename(data_dir)
-        fsync_dir(data_dir.parent)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise DiskFull(f"There is no room to restore into {data_dir}.") from error
-        raise
+        with telling_full_disk("nothing was restored"):
+            report = _read(path, public_key, staging)
+            for folder in (staging, *(p for p in staging.rglob("*") if p.is_dir())):
+                fsync_dir(folder)
+            if data_dir.exists():
+                data_dir.rmdir()
+            staging.rename(data_dir)
+            fsync_dir(data_dir.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report

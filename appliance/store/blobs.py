@@ -27,8 +27,14 @@ from appliance import clock
 from appliance.errors import DiskFull, NotFound, StoreCorrupt
 from appliance.records import Blob
 from appliance.store.keyring import Keyring
-from appliance.store.ledger import DISK_FULL
-from appliance.store.seal import box_open, box_seal, fsync_dir, hkdf, replace_file
+from appliance.store.seal import (
+    box_open,
+    box_seal,
+    fsync_dir,
+    hkdf,
+    replace_file,
+    telling_full_disk,
+)
 
 R = TypeVar("R")
 _LOG = logging.getLogger(__name__)
@@ -138,7 +144,7 @@ class BlobWriter:
 
     async def _in_threads(self, *work: Callable[[], object]) -> None:
         """Run blocking work in threads; if the wait is cancelled, ``settle`` waits for it."""
-        threads = [asyncio.to_thread(_full_disk_is_told, each) for each in work]
+        threads = [asyncio.to_thread(_tell_full_disk, each) for each in work]
         self._busy = asyncio.gather(*threads, return_exceptions=True)
         for result in await asyncio.shield(self._busy):
             if isinstance(result, BaseException):
@@ -439,14 +445,9 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _full_disk_is_told(work: Callable[[], R]) -> R:
-    """Run blocking ``work``; a full disk becomes ``DiskFull``."""
-    try:
+def _tell_full_disk(work: Callable[[], R]) -> R:
+    with telling_full_disk("nothing was stored"):
         return work()
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise DiskFull("The data folder's disk is full; nothing was stored.") from error
-        raise
 
 
 def _damaged(blob_id: str, what: str) -> StoreCorrupt:

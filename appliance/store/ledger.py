@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import errno
 import logging
 import os
 import queue
@@ -41,7 +40,7 @@ from appliance.records import Entry
 from appliance.store import verify
 from appliance.store.keyring import Keyring
 from appliance.store.proofs import Signer, leaf_hash
-from appliance.store.seal import fsync_dir, hkdf, replace_file
+from appliance.store.seal import DISK_FULL, fsync_dir, hkdf, replace_file
 from appliance.store.verify import Frame, State, push, root_of
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +49,6 @@ _FRAME_BYTES = 4 * 1024 * 1024
 _ANCHOR_PERIOD_S = 1.0
 _SECTOR = 512
 _HEAD = struct.Struct(">QQ32s")  # a frame's head without its signature
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -590,7 +588,7 @@ class Ledger:
                 info = os.statvfs(self.folder)
                 self._is_low = info.f_bavail * info.f_frsize < self._free_bytes_min
                 self.write_anchor()
-            except OSError as error:
+            except (OSError, DiskFull) as error:
                 _LOG.warning("the anchor could not be written: %s", error)
 
     # --- reading -----------------------------------------------------------------------------

@@ -28,13 +28,15 @@ from appliance.store.keyring import Keyring
 from appliance.store.ledger import Cursor, Ledger
 from appliance.store.proofs import Tiles, leaf_hash
 from appliance.store.rows import RegistryRows, actor_tag
+from appliance.store.seal import DISK_FULL
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = 1
 _BATCH = 20_000
 _SLICE = 128  # rows converted while the interpreter lock is held: about a millisecond
 _PERIOD_S = 0.5
-_RETRY_S = 5.0
+_RETRY_S = 0.5
+_AGAIN_NS = 60 * 1_000_000_000  # failures closer together than this are one trouble
 _CHECKPOINT = "64MB"
 
 _TABLES = """
@@ -120,6 +122,8 @@ class Projection:
         self._lock = threading.Lock()
         self._con: duckdb.DuckDBPyConnection | None = None
         self._are_tiles_bad = False
+        self._is_beyond_repair = False
+        self._failed_ns = -_AGAIN_NS
         self._cursor = Cursor(0, 0, 0)
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -186,15 +190,19 @@ class Projection:
     # --- the database ------------------------------------------------------------------------
 
     def _open(self) -> None:
-        """Open the database, or set it aside and start an empty one."""
+        """Open the database, or set it aside and start an empty one; never raises."""
         try:
-            self._con = self._connect()
-            self._cursor = self._read_cursor(self._con)
-        except (duckdb.Error, StoreCorrupt, ValueError) as error:
-            _LOG.warning("the projection does not open (%s); rebuilding it", error)
-            self._set_aside()
-        except OSError as error:
-            self.lag_problem = f"the projection cannot be opened: {error}"
+            try:
+                self._con = self._connect()
+                self._cursor = self._read_cursor(self._con)
+            except (duckdb.Error, StoreCorrupt, ValueError) as error:
+                if _is_disk_full(error):
+                    raise
+                _LOG.warning("the projection does not open (%s); rebuilding it", _line(error))
+                self._set_aside()
+        except (duckdb.Error, OSError) as error:  # no room: tried again later
+            self._close_database()
+            self.lag_problem = _line(error)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         is_new = not self._path.exists()
@@ -255,11 +263,19 @@ class Projection:
         self._cursor = Cursor(0, 0, 0)
         self._con = self._connect()
 
-    def _suspect(self, error: duckdb.Error) -> None:
-        """A question failed: have the thread look at the database if it is more than that."""
-        if isinstance(error, duckdb.FatalException | duckdb.IOException | duckdb.InternalException):
-            self.lag_problem = str(error).splitlines()[0]
-            self._wake.set()
+    def _suspect(self, error: Exception) -> None:
+        """Note a failure for the thread to look at, unless the question itself was wrong."""
+        if isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.NotSupportedError):
+            return
+        now_ns = clock.monotonic_ns()
+        is_again = now_ns - self._failed_ns < _AGAIN_NS
+        self._failed_ns = now_ns
+        # A checksum error does not go away by reopening, and neither does one that came back.
+        self._is_beyond_repair = not _is_disk_full(error) and (
+            is_again or "Corrupt database" in str(error)
+        )
+        self.lag_problem = _line(error)
+        self._wake.set()
 
     # --- the thread --------------------------------------------------------------------------
 
@@ -271,9 +287,9 @@ class Projection:
                     self._reopen()
                 self._catch_up()
             except Exception as error:  # noqa: BLE001 - it is derived data; nothing may stop it
-                self.lag_problem = str(error).splitlines()[0] if str(error) else repr(error)
-                _LOG.warning("the projection failed: %s", self.lag_problem)
-                self._stop.wait(min(_RETRY_S, 0.2 * (1 + self.rebuilds)))
+                _LOG.warning("the projection failed: %s", _line(error))
+                self._suspect(error)
+                self._stop.wait(_RETRY_S)
             if is_last:
                 return
             self._wake.wait(_PERIOD_S)
@@ -284,7 +300,12 @@ class Projection:
         with self._lock:
             self._close_database()
             self.lag_problem = ""
-            self._open()
+            if self._is_beyond_repair:
+                self._is_beyond_repair = False
+                _LOG.warning("the projection is damaged; rebuilding it")
+                self._set_aside()
+            else:
+                self._open()
 
     def _catch_up(self) -> None:
         while True:
@@ -425,3 +446,12 @@ class Projection:
         except duckdb.Error:
             appender.clear()
             raise
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
+
+
+def _is_disk_full(error: Exception) -> bool:
+    text = str(error)
+    return any(os.strerror(code) in text for code in DISK_FULL)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import errno
 import hashlib
 import hmac
 import json
 import os
 import stat
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +31,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from appliance import clock
 from appliance.errors import (
     AlreadyInitialised,
+    DiskFull,
     InputInvalid,
     NameTaken,
     NotFound,
@@ -35,6 +39,9 @@ from appliance.errors import (
     Uninitialised,
     UnsealFailed,
 )
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers that mean no room."""
 
 _BOX_V1 = b"\x01"
 _SALT = 16
@@ -80,8 +87,24 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def telling_full_disk(what: str) -> Iterator[None]:
+    """Turn a full disk into ``DiskFull``; ``what`` was not done."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise DiskFull(f"The data folder's disk is full; {what}.") from error
+        raise
+
+
 def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file's content atomically and durably, mode 0600."""
+    """Replace a file's content atomically and durably, mode 0600. Raises DiskFull, OSError."""
+    with telling_full_disk(f"{path.name} was not changed"):
+        _replace_file(path, data)
+
+
+def _replace_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

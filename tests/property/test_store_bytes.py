@@ -8,10 +8,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from storing import ACTOR, Folder, write_blob
 
 from appliance.store import seal
 from appliance.store.blobs import CHUNK
-from storing import ACTOR, Folder, write_blob
 
 DATA = os.urandom(3 * CHUNK + 777)
 

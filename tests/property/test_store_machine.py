@@ -10,12 +10,12 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from storing import ACTOR, SETTINGS, Folder, artifact, intent, manifest
 
 from appliance.errors import ApplianceError
 from appliance.records import ApiKey
 from appliance.store import Store
 from appliance.store.state import registry_view
-from storing import ACTOR, SETTINGS, Folder, artifact, intent, manifest
 
 NAMES = st.sampled_from(["a", "b", "c"])
 NUMBERS = st.integers(1, 3)

@@ -8,11 +8,11 @@ import random
 import tarfile
 
 import pytest
+from storing import ACTOR, Folder, artifact, fill, intent, manifest, read_blob, write_blob
 
 from appliance.errors import InputInvalid, NotFound, StoreCorrupt, UnsealFailed
 from appliance.store import backup, seal
 from appliance.store.state import registry_view
-from storing import ACTOR, Folder, artifact, fill, intent, manifest, read_blob, write_blob
 
 DATA = os.urandom(700_000)
 

@@ -6,13 +6,13 @@ import time
 
 import duckdb
 import pytest
+from storing import ACTOR, Folder, artifact, fill, intent, manifest, outcome, write_blob
 
 from appliance import clock
 from appliance.errors import InputInvalid, StoreCorrupt
 from appliance.events import RequestRefused
 from appliance.records import Lineage
 from appliance.store.projection import Projection
-from storing import ACTOR, Folder, artifact, fill, intent, manifest, outcome, write_blob
 
 CANARIES = ("zebra-tenant", "yak-model", "xerus-alias", "walrus-words", "vole-feature", "urial-key")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from storing import ACTOR, Folder, artifact, manifest
 
 from appliance.errors import (
     Gone,
@@ -15,7 +16,6 @@ from appliance.errors import (
 )
 from appliance.records import ApiKey, Lineage
 from appliance.store.state import registry_view
-from storing import ACTOR, Folder, artifact, manifest
 
 
 @pytest.fixture
