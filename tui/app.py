@@ -48,7 +48,7 @@ class ConsoleApp(OrderedKeys):
     """One window on one appliance."""
 
     TITLE = "appliance"
-    CSS_PATH = "console.tcss"
+    CSS_PATH = Path(__file__).with_name("console.tcss")
     ENABLE_COMMAND_PALETTE = False
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012  (declared by Textual)
         (0, "-narrow"),

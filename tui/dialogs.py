@@ -323,7 +323,7 @@ class Secret(Dialog[bool]):
     def action_cancel(self) -> None:
         """Esc would lose the secret."""
         self.query_one("#error", Static).update(
-            "X Type the last 4 characters first: the secret cannot be shown again."
+            "X Esc would lose it: type its last 4 characters first."
         )
 
     def _close(self) -> None:

@@ -17,7 +17,6 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import DataTable, Input, Static
 
@@ -173,7 +172,14 @@ class Page(Screen[None]):
         """Tell the poller what this screen shows."""
         self.feed.watch(self.query_now())
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether its widgets exist: not before they are made, not after it was left."""
+        return self._is_ready and self in self.app.screen_stack
+
     def _on_feed(self, feed: Feed) -> None:
+        if not self.is_shown:
+            return
         snapshot = feed.latest(self.query_now())
         if snapshot is not None and snapshot is not self._drawn:
             self._drawn = snapshot
@@ -184,16 +190,15 @@ class Page(Screen[None]):
 
     def draw_frame(self) -> None:
         """Redraw the frame's own lines; cheap, once a second."""
-        try:
-            width = max(10, self.size.width - 2)
-            self._line("#crumbs", self._crumb_line(width))
-            self._line("#status", self._status_line(width))
-            self._line("#keyline", self._key_line(width))
-            banner = self._banner()
-            self.query_one("#banner").display = bool(banner)
-            self._line("#banner", Text(text.clip(banner, width), style="bold reverse"))
-        except NoMatches:
+        if not self.is_shown:
             return
+        width = max(10, self.size.width - 2)
+        self._line("#crumbs", self._crumb_line(width))
+        self._line("#status", self._status_line(width))
+        self._line("#keyline", self._key_line(width))
+        banner = self._banner()
+        self.query_one("#banner").display = bool(banner)
+        self._line("#banner", Text(text.clip(banner, width), style="bold reverse"))
         is_old = self.feed.link in (Link.DISCONNECTED, Link.STALE, Link.DENIED)
         self.query_one("#body").set_class(is_old, "-old")
 
@@ -386,6 +391,8 @@ class ListPage(Page):
 
     def remember(self) -> None:
         """Keep filter, sort and row."""
+        if not self.is_shown:
+            return
         memory = self.console.memory_of(self.place)
         table = self.table
         memory.filter, memory.sort = table.filter_text, table.sort_name
@@ -406,20 +413,16 @@ class ListPage(Page):
 
     def crumb_notes(self) -> str:
         """Filter, sort, and how many rows are not shown."""
-        try:
-            table = self.table
-        except NoMatches:
-            return ""
+        table = self.table
         notes = [f"/{table.filter_text}" if table.filter_text else "", table.sort_title]
         if self._drawn is not None and self._drawn.total > len(self._drawn.rows):
             notes.append(f"first {len(self._drawn.rows)} of {self._drawn.total}")
         return "  ".join(note for note in notes if note)
 
     def _show_empty(self) -> None:
-        try:
-            table, empty = self.table, self.query_one("#empty", Static)
-        except NoMatches:
+        if not self.is_shown:
             return
+        table, empty = self.table, self.query_one("#empty", Static)
         is_empty = table.shown == 0
         if empty.display is not is_empty or table.display is is_empty:
             table.display, empty.display = not is_empty, is_empty

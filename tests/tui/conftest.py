@@ -266,8 +266,8 @@ class World:
             "state": self.state,
             "node": self.node(),
             "alerts": {
-                "warn": sum(r["state"] == "warn" for r in health),
-                "fail": sum(r["state"] == "fail" for r in health),
+                "warn": sum(r.get("state") == "warn" for r in health),
+                "fail": sum(r.get("state") == "fail" for r in health),
             },
             "rows": rows,
             "total": self.totals.get(view, len(rows)),

@@ -90,7 +90,7 @@ async def test_a_new_key_is_shown_once_and_must_be_typed_back(world, console, to
         assert world.sent() == [("POST", "/api/v1/tenants/risk/keys", body)]
         await pilot.press("escape")
         await tools.settle(pilot)
-        assert "cannot be shown again" in tools.screen_text(pilot)
+        assert "Esc would lose it" in tools.screen_text(pilot)
         await tools.type_text(pilot, "nope")
         await pilot.press("enter")
         assert "not its last 4" in tools.screen_text(pilot)
@@ -261,10 +261,11 @@ async def test_the_audit_filter_is_applied_by_the_server(world, console, tools):
 
 async def test_audit_pages_go_back_and_forth(world, console, tools):
     world.fill("many")
+    world.views["audit"] = world.views["audit"][:100]
     async with console(goto="audit") as pilot:
         await pilot.press("right_square_bracket")
         await tools.settle(pilot)
-        assert world.requests[-1].url.params["before"] == "1"
+        assert world.requests[-1].url.params["before"] == "401"
         await pilot.press("left_square_bracket")
         await tools.settle(pilot)
         assert "before" not in world.requests[-1].url.params

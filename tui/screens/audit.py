@@ -72,10 +72,7 @@ class Audit(ListPage):
 
     def query_now(self) -> Query:
         """The server's part of the filter, and the page."""
-        try:
-            words = self.table.filter_text
-        except Exception:  # noqa: BLE001  (before the table exists there is no filter)
-            words = ""
+        words = self.table.filter_text
         params = dict(_server_terms(words))
         if self._pages:
             params["before"] = str(self._pages[-1])
@@ -204,6 +201,8 @@ class EntryPage(Page):
             self.call_later(self._paint, entry_text(reply.data))
 
     def _paint(self, words: str) -> None:
+        if not self.is_shown:
+            return
         self.query_one("#text", Static).update(Text(text.clean(words, lines=True)))
 
     def action_step(self, by: int) -> None:

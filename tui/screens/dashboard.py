@@ -93,7 +93,7 @@ class Dashboard(ListPage):
     def resized(self) -> None:
         """Redraw the lines of bars at their new width."""
         super().resized()
-        if self._drawn is not None:
+        if self._drawn is not None and self.is_shown:
             self._texts(self._drawn)
 
     def draw(self, snapshot: Snapshot) -> None:

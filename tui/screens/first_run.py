@@ -120,6 +120,8 @@ class FirstRun(Page):
             self._paint_checks()
 
     def _paint_checks(self) -> None:
+        if not self.is_shown:
+            return
         pane = self.query_one("#checks", Static)
         if self._checks is None:
             pane.update(Text(self._why))

@@ -119,6 +119,8 @@ class VersionPage(Page):
         self.call_later(self._paint)
 
     def _paint(self) -> None:
+        if not self.is_shown:
+            return
         tabs = Text(no_wrap=True)
         for name in TABS:
             tabs.append(f" {name} ", "bold reverse" if name == self._tab else "")
