@@ -18,10 +18,10 @@ import queue
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -40,8 +40,9 @@ from appliance.records import Entry
 from appliance.store import verify
 from appliance.store.keyring import Keyring
 from appliance.store.proofs import Signer, leaf_hash
-from appliance.store.seal import DISK_FULL, fsync_dir, hkdf, replace_file
-from appliance.store.verify import Frame, State, push, root_of
+from appliance.store.reader import Reader
+from appliance.store.seal import DISK_FULL, fsync_dir, replace_file
+from appliance.store.verify import State, push, root_of
 
 _LOG = logging.getLogger(__name__)
 _FRAME_RECORDS = 2048
@@ -60,24 +61,6 @@ class Head:
     time_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """A place between frames: everything up to entry ``size`` lies before it."""
-
-    segment: int
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a frame lies: ``[offset, end)`` of a segment."""
-
-    segment: int
-    offset: int
-    end: int
-
-
 class _Tail(msgspec.Struct):
     """A record without its sequence number, which the writer puts in front."""
 
@@ -93,21 +76,7 @@ class _Tail(msgspec.Struct):
     sealed: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Record(msgspec.Struct):
-    seq: int
-    ts: int
-    mono: int
-    boot: str
-    kind: str
-    tenant: str
-    actor: str
-    object: str
-    data: dict[str, Any] | None = None
-    sealed: str | None = None
-
-
 _ENCODER = msgspec.json.Encoder()
-_DECODER = msgspec.json.Decoder(_Record)
 
 
 class _Item:
@@ -126,7 +95,7 @@ class _Item:
         self.mono_ns = clock.monotonic_ns()
 
 
-class Ledger:
+class Ledger(Reader):
     """An open ledger. ``recover`` first (blocking), then ``start`` on the event loop."""
 
     def __init__(
@@ -144,11 +113,9 @@ class Ledger:
         self.boot = clock.new_id("boot")
         self.state: Literal["ok", "failed"] = "ok"
         self.dropped = 0
-        self.folder = data_dir / "ledger"
+        super().__init__(data_dir / "ledger", key, keyring)
         self.anchor = data_dir / "anchor"
         self.signer = signer
-        self._key = key
-        self._keyring = keyring
         self._segment_bytes = segment_bytes
         self._queue_max = queue_max
         self._free_bytes_min = free_bytes_min
@@ -158,15 +125,12 @@ class Ledger:
         self._fd: int | None = None
         self._segment_digest = b""
         self._segment_key: AESGCM | None = None
-        self._keys: dict[int, tuple[bytes, AESGCM]] = {}
-        self._starts: list[int] = []  # first sequence number of segment i + 1
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._anchored = -1
         self._anchor_lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
-        self.position = State()
 
     # --- opening -----------------------------------------------------------------------------
 
@@ -590,136 +554,6 @@ class Ledger:
                 self.write_anchor()
             except (OSError, DiskFull) as error:
                 _LOG.warning("the anchor could not be written: %s", error)
-
-    # --- reading -----------------------------------------------------------------------------
-
-    def read(self, after_seq: int, limit: int) -> list[Entry]:
-        """Up to ``limit`` durable entries after ``after_seq``, in order. Blocking.
-
-        Raises:
-            StoreCorrupt: the ledger is damaged there.
-        """
-        entries: list[Entry] = []
-        for _place, frame in self.frames(self.cursor_at(after_seq)):
-            for index, record in enumerate(frame.records):
-                if frame.first_seq + index > after_seq and len(entries) < limit:
-                    entries.append(self.entry(record))
-            if len(entries) >= limit:
-                break
-        return entries
-
-    def entry(self, record: bytes) -> Entry:
-        """The entry of a record line; a removed tenant's sealed event is ``None``."""
-        found = _DECODER.decode(record)
-        event = found.data
-        if found.sealed is not None:
-            try:
-                box = base64.b64decode(found.sealed)
-                plain = self._keyring.open(found.tenant, "audit", found.kind.encode(), box)
-                event = msgspec.json.decode(plain)
-            except NotFound:
-                event = None
-        return Entry(
-            seq=found.seq,
-            time_ns=found.ts,
-            monotonic_ns=found.mono,
-            boot=found.boot,
-            kind=found.kind,
-            tenant_id=found.tenant,
-            actor=found.actor,
-            object=found.object,
-            event=event,
-            leaf=leaf_hash(record).hex(),
-        )
-
-    def cursor_at(self, after_seq: int) -> Cursor:
-        """A cursor at the frame that holds entry ``after_seq + 1``, by hopping over headers."""
-        end = self.position
-        if after_seq >= end.size:
-            return Cursor(end.segment, end.offset, end.size)
-        starts = self._starts[: end.segment]
-        low, high = 0, len(starts)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if starts[middle] <= after_seq + 1 else (low, middle)
-        number, offset, size = low + 1, verify.SEGMENT_SIZE, starts[low] - 1
-        with self._path(number).open("rb") as file:
-            while True:
-                header = os.pread(file.fileno(), verify.FRAME_SIZE, offset)
-                if not verify.has_header(header, 0):
-                    raise self._damaged(number, offset)
-                _magic, length, first, count, _chain = verify.FRAME.unpack_from(header)
-                if first + count - 1 > after_seq:
-                    return Cursor(number, offset, first - 1)
-                offset += verify.FRAME_SIZE + length + verify.TAIL_SIZE
-                size = first + count - 1
-                if size >= end.size:
-                    return Cursor(number, offset, size)
-
-    def frames(self, cursor: Cursor) -> Iterator[tuple[Place, Frame]]:
-        """(place, frame) of every durable frame after the cursor, as of now."""
-        end = self.position
-        number, offset = max(cursor.segment, 1), max(cursor.offset, verify.SEGMENT_SIZE)
-        seq = cursor.size
-        while seq < end.size:
-            with self._path(number).open("rb") as file:
-                stop = end.offset if number == end.segment else os.fstat(file.fileno()).st_size
-                while offset < stop and seq < end.size:
-                    frame = self._frame_from(file.fileno(), number, offset)
-                    if frame.first_seq != seq + 1:
-                        raise self._damaged(number, offset)
-                    yield Place(number, offset, frame.end), frame
-                    offset, seq = frame.end, seq + len(frame.records)
-            if number >= end.segment and seq < end.size:
-                raise self._damaged(number, offset)
-            number, offset = number + 1, verify.SEGMENT_SIZE
-
-    def frame_at(self, segment: int, offset: int) -> Frame:
-        """The frame at a place that the projection remembered. Blocking."""
-        try:
-            with self._path(segment).open("rb") as file:
-                return self._frame_from(file.fileno(), segment, offset)
-        except FileNotFoundError:
-            raise StoreCorrupt(f"Ledger segment {segment} is missing.") from None
-
-    def _frame_from(self, fd: int, number: int, offset: int) -> Frame:
-        header = os.pread(fd, verify.FRAME_SIZE, offset)
-        if not verify.has_header(header, 0):
-            raise self._damaged(number, offset)
-        rest = verify.FRAME.unpack_from(header)[1] + verify.TAIL_SIZE
-        data = header + os.pread(fd, rest, offset + verify.FRAME_SIZE)
-        if number not in self._keys:
-            self._keys[number] = self._header(number)[1:]
-        try:
-            frame = verify.open_frame(data, 0, *self._keys[number], base=offset)
-        except verify.Bad as bad:
-            raise self._damaged(number, offset) from bad
-        return frame._replace(end=offset + frame.end)
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"seg-{number:08d}"
-
-    def _header(self, number: int) -> tuple[int, bytes, AESGCM]:
-        """(first sequence number, header digest, cipher) of a segment."""
-        try:
-            with self._path(number).open("rb") as file:
-                data = file.read(verify.SEGMENT_SIZE)
-            first_seq, _before, digest, cipher = verify.open_segment(data, number, self._key)
-        except FileNotFoundError:
-            raise StoreCorrupt(f"Ledger segment {number} is missing.") from None
-        except verify.Bad as bad:
-            raise self._damaged(number, 0) from bad
-        return first_seq, digest, cipher
-
-    def _segment_cipher(self, number: int, salt: bytes) -> AESGCM:
-        return AESGCM(hkdf(self._key, salt, b"ledger-segment" + number.to_bytes(4, "big")))
-
-    @staticmethod
-    def _damaged(number: int, offset: int) -> StoreCorrupt:
-        return StoreCorrupt(
-            f"The ledger is damaged in segment {number} at offset {offset}.",
-            hint="appliance audit verify",
-        )
 
 
 class _SyncError(OSError):

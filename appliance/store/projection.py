@@ -25,14 +25,18 @@ from appliance.errors import StoreCorrupt
 from appliance.events import CallIntent, CallOutcome
 from appliance.records import Entry
 from appliance.store.keyring import Keyring
-from appliance.store.ledger import Cursor, Ledger
+from appliance.store.ledger import Ledger
 from appliance.store.proofs import Tiles, leaf_hash
+from appliance.store.reader import Cursor, Record, decode_record
 from appliance.store.rows import RegistryRows, actor_tag
 from appliance.store.seal import DISK_FULL
+from appliance.store.state import REGISTRY_EVENTS
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = 1
 _BATCH = 20_000
+_TAGS = 10_000  # actors remembered
+_INTENT, _OUTCOME = msgspec.json.Decoder(CallIntent), msgspec.json.Decoder(CallOutcome)
 _SLICE = 128  # rows converted while the interpreter lock is held: about a millisecond
 _PERIOD_S = 0.5
 _RETRY_S = 0.5
@@ -121,6 +125,7 @@ class Projection:
         self.tiles = Tiles(self._dir / "tiles")
         self._lock = threading.Lock()
         self._con: duckdb.DuckDBPyConnection | None = None
+        self._tags: dict[str, bytes] = {}
         self._are_tiles_bad = False
         self._is_beyond_repair = False
         self._failed_ns = -_AGAIN_NS
@@ -334,8 +339,7 @@ class Projection:
             return None
         for place, frame in self._ledger.frames(self._cursor):
             for index, record in enumerate(frame.records):
-                entry = self._ledger.entry(record)
-                self._add(rows, entry, (place.segment, place.offset, index))
+                self._add(rows, record, (place.segment, place.offset, index))
             rows.cursor = Cursor(place.segment, place.end, frame.size)
             if len(rows.entry) >= _BATCH:
                 break
@@ -354,33 +358,43 @@ class Projection:
                 start, leaves = start + len(leaves), []
         self.tiles.append(leaves)
 
-    def _add(self, rows: _Rows, entry: Entry, place: tuple[int, int, int]) -> None:
-        tag = actor_tag(self._key, entry.actor)
-        event = entry.event or {}
-        model_id = event.get("model_id", "")
-        if entry.kind.startswith(("model.", "version.", "alias.")):
-            model_id = entry.object
-        row = (entry.seq, entry.time_ns, entry.kind, entry.tenant_id, tag, model_id, *place)
+    def _add(self, rows: _Rows, line: bytes, place: tuple[int, int, int]) -> None:
+        record, model_id = decode_record(line), ""
+        tag = self._tag(record.actor)
+        rows.leaves.append(leaf_hash(line))
+        if record.kind == CallIntent.KIND:
+            begun = _INTENT.decode(record.data)
+            model_id = begun.model_id
+            rows.intents[record.seq] = (record.boot, begun.request_bytes)
+        elif record.kind == CallOutcome.KIND:
+            ended = _OUTCOME.decode(record.data)
+            model_id = ended.model_id
+            self._add_call(rows, record, tag, ended)
+        elif record.kind in REGISTRY_EVENTS:
+            rows.registry.append(self._ledger.entry(line))
+            if record.kind.startswith(("model.", "version.", "alias.")):
+                model_id = record.object
+        row = (record.seq, record.ts, record.kind, record.tenant, tag, model_id, *place)
         rows.entry.append(row)
-        rows.leaves.append(bytes.fromhex(entry.leaf))
-        if entry.kind == CallIntent.KIND:
-            rows.intents[entry.seq] = (entry.boot, int(event["request_bytes"]))
-        elif entry.kind == CallOutcome.KIND:
-            self._add_call(rows, entry, tag)
-        else:
-            rows.registry.append(entry)
+
+    def _tag(self, actor: str) -> bytes:
+        tag = self._tags.get(actor)
+        if tag is None:
+            if len(self._tags) >= _TAGS:
+                self._tags.clear()
+            tag = self._tags[actor] = actor_tag(self._key, actor)
+        return tag
 
     @staticmethod
-    def _add_call(rows: _Rows, entry: Entry, tag: bytes) -> None:
-        call = msgspec.convert(entry.event, CallOutcome)
+    def _add_call(rows: _Rows, entry: Record, tag: bytes, call: CallOutcome) -> None:
         intent = rows.intents.pop(call.intent_seq, None)
         if intent is None:
             rows.closed.append(call.intent_seq)
         rows.call.append(
             (
                 entry.seq,
-                entry.time_ns,
-                entry.tenant_id,
+                entry.ts,
+                entry.tenant,
                 tag,
                 call.model_id,
                 call.number,

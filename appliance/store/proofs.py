@@ -50,7 +50,7 @@ class Signer:
 
 def leaf_hash(record: bytes) -> bytes:
     """The RFC 6962 hash of a record."""
-    return sha(b"\0", record)
+    return hashlib.sha256(b"\0" + record).digest()
 
 
 def proof_text(record: bytes, index: int, path: list[bytes], note: str) -> str:
