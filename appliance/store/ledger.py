@@ -479,7 +479,8 @@ class Ledger(Reader):
             verify.SEGMENT_MAGIC, number, at.size + 1, clock.now_ns(), salt, at.chain
         )
         self._segment_digest = verify.sha(fixed)
-        self._segment_key = self._segment_cipher(number, salt)
+        info = b"ledger-segment" + number.to_bytes(4, "big")
+        self._segment_key = AESGCM(hkdf(self._key, salt, info))
         return fixed + self._segment_digest
 
     def _put(self, data: bytes, segment: int) -> None:

@@ -12,16 +12,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from appliance.errors import NotFound, StoreCorrupt
 from appliance.records import Entry
 from appliance.store import verify
 from appliance.store.keyring import Keyring
 from appliance.store.proofs import leaf_hash
-from appliance.store.seal import hkdf
 from appliance.store.verify import Frame, State
 
 
@@ -70,7 +69,7 @@ class Reader:
         self.position = State()
         self._key = key
         self._keyring = keyring
-        self._keys: dict[int, tuple[bytes, AESGCM]] = {}
+        self._keys: dict[int, tuple[bytes, Any]] = {}  # number: header digest, cipher
         self._starts: list[int] = []  # first sequence number of segment i + 1
 
     def read(self, after_seq: int, limit: int) -> list[Entry]:
@@ -179,7 +178,7 @@ class Reader:
     def _path(self, number: int) -> Path:
         return self.folder / f"seg-{number:08d}"
 
-    def _header(self, number: int) -> tuple[int, bytes, AESGCM]:
+    def _header(self, number: int) -> tuple[int, bytes, Any]:
         """(first sequence number, header digest, cipher) of a segment."""
         try:
             with self._path(number).open("rb") as file:
@@ -190,9 +189,6 @@ class Reader:
         except verify.Bad as bad:
             raise self._damaged(number, 0) from bad
         return first_seq, digest, cipher
-
-    def _segment_cipher(self, number: int, salt: bytes) -> AESGCM:
-        return AESGCM(hkdf(self._key, salt, b"ledger-segment" + number.to_bytes(4, "big")))
 
     @staticmethod
     def _damaged(number: int, offset: int) -> StoreCorrupt:
