@@ -41,7 +41,7 @@ from appliance.store import verify
 from appliance.store.keyring import Keyring
 from appliance.store.proofs import Signer, leaf_hash
 from appliance.store.reader import Reader
-from appliance.store.seal import DISK_FULL, fsync_dir, replace_file
+from appliance.store.seal import DISK_FULL, fsync_dir, hkdf, replace_file
 from appliance.store.verify import State, push, root_of
 
 _LOG = logging.getLogger(__name__)
