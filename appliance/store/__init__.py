@@ -103,7 +103,11 @@ class Store:
         if store._torn is not None:
             segment, cut_bytes = store._torn
             event = Recovered(segment=segment, cut_bytes=cut_bytes)
-            await store.ledger.append(event, actor="appliance")
+            try:
+                await store.ledger.append(event, actor="appliance")
+            except ApplianceError:
+                await store.close()
+                raise
         return store
 
     def _recover(self, settings: config.Store) -> None:
@@ -179,6 +183,9 @@ class Store:
 
     async def close(self) -> None:
         """Write the last head and snapshot, stop the threads and give the folder back."""
+        if self._lock_fd < 0:
+            return
+        lock_fd, self._lock_fd = self._lock_fd, -1
         self._keeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._keeper
@@ -189,7 +196,7 @@ class Store:
         except (OSError, ApplianceError) as error:
             _LOG.warning("registry.snap could not be written: %s", error)
         await asyncio.to_thread(self._projection.close)
-        os.close(self._lock_fd)
+        os.close(lock_fd)
 
     @property
     def public_key(self) -> str:

@@ -162,8 +162,9 @@ async def test_the_folder_has_one_owner(folder):
             capture_output=True,
         )
         assert b"BlockingIOError" in done.stderr
-    async with folder.open():
-        pass
+    async with folder.open() as store:
+        await store.close()
+        await store.close()  # closing twice is closing once
 
 
 async def test_a_folder_that_was_never_initialised_does_not_open(tmp_path):
