@@ -60,12 +60,14 @@ class OrderedKeys(App[int]):
         while self._is_opening() and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.001)  # a screen has no event for its focus
 
-    def post_message(self, message: Message) -> bool:
+    def _post(self, message: Message) -> bool:
         """Keep a followed key that bubbled back here; ``on_event`` goes on with it."""
         if message is self._followed and self._followed.is_forwarded:
             self._is_back = True
             return True
         return super().post_message(message)
+
+    post_message = _post  # Textual's name for it
 
     def _is_opening(self) -> bool:
         """Whether a dialog was asked for and has no focus yet."""
