@@ -23,6 +23,7 @@ from appliance.errors import ArchiveRejected, FieldError, TooLarge
 from appliance.records import ArtifactFile
 
 BLOCK = 512
+END_BYTES = 2 * BLOCK
 _PATH_CHARACTERS_MAX = 512
 _PATH_DEPTH_MAX = 32
 _EXTENDED_HEADER_BYTES_MAX = 64 * 1024
@@ -120,7 +121,7 @@ class Reader:
         if not self._files:
             raise ArchiveRejected("The archive holds no file.")
         listing = Listing(files=tuple(self._files), captured=dict(self._captured))
-        return b"\0" * (2 * BLOCK), listing
+        return b"\0" * END_BYTES, listing
 
     def _consume(self) -> Iterator[bytes]:
         while self._buffer:
@@ -329,6 +330,14 @@ def canonical_header(path: str, size: int, *, is_directory: bool) -> bytes:
     info.mode = 0o755 if is_directory else 0o644
     info.type = tarfile.DIRTYPE if is_directory else tarfile.REGTYPE
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def closing_with(path: str, content: bytes) -> tuple[bytes, ArtifactFile]:
+    """One more file and the end mark, to put in the place of a canonical tar's ``END_BYTES``."""
+    padded = content + b"\0" * (-len(content) % BLOCK)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    data = canonical_header(path, len(content), is_directory=False) + padded + b"\0" * END_BYTES
+    return data, ArtifactFile(path=path, size_bytes=len(content), digest=digest)
 
 
 def _rejected(path: str, reason: str) -> ArchiveRejected:

@@ -20,7 +20,7 @@ from appliance.errors import (
     UnsupportedMedia,
 )
 from appliance.records import Artifact, Manifest, Tenant, Version, require_name
-from appliance.sandbox import dependencies, images
+from appliance.sandbox import compiling, dependencies, images
 from appliance.sandbox.executor import Executor
 from appliance.sandbox.pool import Pool
 from appliance.store import Store
@@ -79,7 +79,7 @@ class Lifecycle:
 
         Raises:
             UnsupportedMedia, ArchiveRejected, TooLarge, ManifestInvalid: the upload is refused.
-            BuildFailed: a requirement cannot be installed.
+            BuildFailed: a requirement cannot be installed, or the source does not compile.
             LoadFailed: the model does not load; ``extensions["stderr"]`` has its last lines.
             StateError, HostError: the appliance cannot build or try the model now.
         Audit: model.created (new name), version.registered, alias.set (first version), one frame.
@@ -103,6 +103,7 @@ class Lifecycle:
                 self._settings.build,
                 lambda detail, fraction: progress("build", detail, 0.2 + 0.6 * fraction),
             )
+        artifact = await self._compile(tenant, declared, artifact, progress)
         draft = Version(
             model_id=clock.new_id("try"),
             tenant_id=tenant.id,
@@ -146,6 +147,33 @@ class Lifecycle:
             self._require_modest(declared)
             blob = await writer.commit()
         return Artifact(blob=blob, files=listing.files), declared
+
+    async def _compile(
+        self, tenant: Tenant, declared: Manifest, artifact: Artifact, progress: Progress
+    ) -> Artifact:
+        """The artifact with what its source compiles to; itself where nothing is to compile."""
+        compiler, path = compiling.target_of(declared.runtime)
+        if not compiler or any(file.path == path for file in artifact.files):
+            return artifact
+        progress("build", "compiling", 0.3)
+        blobs = self._store.blobs
+        program = await compiling.compiled(
+            self._executor(),
+            images.require(self._data_dir, compiler),
+            tenant_id=tenant.id,
+            entry=declared.entry,
+            model_bytes=artifact.blob.size_bytes,
+            tar=blobs.read(tenant.id, artifact.blob.id),
+            build=self._settings.build,
+        )
+        tail, file = archive.closing_with(path, program)
+        kept = artifact.blob.size_bytes - archive.END_BYTES
+        async with blobs.writer(tenant.id) as writer:
+            async for piece in blobs.read(tenant.id, artifact.blob.id, length=kept):
+                await writer.write(piece)
+            await writer.write(tail)
+            blob = await writer.commit()
+        return Artifact(blob=blob, files=(*artifact.files, file))
 
     async def _try(self, draft: Version) -> None:
         """Load the draft once in a sandbox of its own, which is then destroyed.

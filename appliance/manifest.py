@@ -19,6 +19,7 @@ from appliance.config import line_of_key
 from appliance.errors import FieldError, ManifestInvalid
 from appliance.records import CallLimits, Lineage, Manifest, Resources
 from appliance.sandbox.dependencies import parse_requirements
+from appliance.sandbox.runtimes import RUNTIMES, known
 
 FILE = "appliance.toml"
 EXAMPLE = """\
@@ -57,7 +58,7 @@ class _Lineage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     runtime: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
-    entry: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}$")]
+    entry: Annotated[str, Meta(min_length=1, max_length=300)]
     description: Text = ""
     requirements: Annotated[str, Meta(pattern=r"^[\w.-]+\.txt$")] | tuple[Text, ...] = ()
     idle_timeout_s: Annotated[int, Meta(ge=0, le=86_400)] | None = None
@@ -92,6 +93,7 @@ def parse(captured: Mapping[str, bytes]) -> Manifest:
         file = msgspec.convert(tree, _File)
     except msgspec.ValidationError as error:
         raise _invalid(error, text) from error
+    _check_language(file, text)
     return Manifest(
         runtime=file.runtime,
         entry=file.entry,
@@ -124,6 +126,27 @@ def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:
         raise ManifestInvalid(f"{FILE} is nested too deep.") from error
     except ValueError as error:  # a number with more digits than Python converts
         raise ManifestInvalid(f"{FILE} has a number that is too long.") from error
+
+
+def _check_language(file: _File, text: str) -> None:
+    """The runtime exists, and entry and requirements are such as it takes."""
+    language = RUNTIMES.get(file.runtime)
+    if language is None or language.is_compiler:
+        raise _wrong("runtime", f"there is no runtime '{file.runtime}'; there is: {known()}", text)
+    if not re.fullmatch(language.entry_pattern, file.entry) or ".." in file.entry:
+        reason = f"not an entry of {file.runtime}; one looks like '{language.entry_example}'"
+        raise _wrong("entry", reason, text)
+    if file.requirements and not language.builder:
+        reason = f"{file.runtime} installs none; put what the model needs into its folder"
+        raise _wrong("requirements", reason, text)
+
+
+def _wrong(key: str, reason: str, text: str) -> ManifestInvalid:
+    line = line_of_key(text, "", key)
+    return ManifestInvalid(
+        f"{FILE}:{line}: {key}: {reason}.",
+        fields=(FieldError(pointer=f"{FILE}:{line}", detail=f"{key}: {reason}"),),
+    )
 
 
 def _requirements(file: _File, captured: Mapping[str, bytes]) -> tuple[str, ...]:

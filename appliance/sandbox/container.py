@@ -139,8 +139,8 @@ class PodmanSandbox:
             PodmanUnavailable: it could not be made, or was not confined as it must be.
             RunnerCrashed: its runner did not come up.
         """
-        script = language.builder if wheels else language.runner
-        await asyncio.to_thread(self._prepare_box, script)
+        scripts = (language.builder,) if wheels else (language.runner, *language.helpers)
+        await asyncio.to_thread(self._prepare_box, scripts)
         await self.link.listen(self._box / "a.sock")
         await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
@@ -244,16 +244,17 @@ class PodmanSandbox:
             self._destroying = asyncio.create_task(self._destroy(), name=f"destroy-{self.id}")
         await asyncio.shield(self._destroying)
 
-    def _prepare_box(self, script: str) -> None:
+    def _prepare_box(self, scripts: tuple[str, ...]) -> None:
         self._box.mkdir()
         self._box.chmod(0o711)  # whatever the umask: its user has to reach the socket
         (self._box / "record").write_text(
             f"{self.slot.root_uid} {self.slot.user_uid}\n", encoding="ascii"
         )
-        source = resources.files("appliance.sandbox").joinpath("guest", script)
-        target = self._box / script
-        target.write_bytes(source.read_bytes())
-        target.chmod(0o644)
+        for script in scripts:
+            source = resources.files("appliance.sandbox").joinpath("guest", script)
+            target = self._box / script
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o644)
 
     def _create_and_init(self, runtime_folder: str, language: Language, wheels: str) -> None:
         """Blocking: make the container up to the point before its first own instruction."""
@@ -265,11 +266,12 @@ class PodmanSandbox:
         if wheels:
             binds["/data"] = inside("wheels", wheels)
         labels = {"appliance.instance": executor.instance, "appliance.version": spec.version_key}
+        memory = spec.resources.memory_bytes
         body = hardening.container_json(
             spec,
             name=self.id,
             labels=labels,
-            command=language.build_command if wheels else language.command,
+            command=language.build_command if wheels else language.argv(memory),
             slot=self.slot,
             rootfs=inside("runtimes", runtime_folder, "rootfs"),
             box=inside("box", self.id),
@@ -399,7 +401,7 @@ class PodmanSandbox:
             code, kernel_killed = await self._inspect_exit(code)
         tail = self.stderr_tail()
         await asyncio.shield(self.destroy())
-        if over or kernel_killed:
+        if over or kernel_killed or self.link.exit_kind == "memory":
             raise self._out_of_memory(tail)
         if not ended:
             raise RunnerProtocol("The model closed its connection.", stderr=tail)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from appliance.sandbox.runtimes import RUNTIMES
 from appliance.sandbox.spec import MIB, Level, SandboxSpec
 
 SHM_BYTES = 64 * MIB
@@ -108,11 +109,11 @@ def tmpfs_sizes(spec: SandboxSpec, *, build: bool = False) -> TmpfsSizes:
 def process_limits(spec: SandboxSpec, level: Level, *, build: bool = False) -> dict[str, int]:
     """The rlimits of the first process, inherited by all; ``data`` only where no cgroup counts.
 
-    The monitor is one process more than the version asked for.
+    The monitor and the language's own threads are more than the version asked for.
     """
     sizes = tmpfs_sizes(spec, build=build).bytes
     found = {
-        "nproc": spec.resources.pids + 1,
+        "nproc": _tasks(spec),
         "fsize": max(sizes.values()),
         "nofile": NOFILE,
         "core": 0,
@@ -122,6 +123,12 @@ def process_limits(spec: SandboxSpec, level: Level, *, build: bool = False) -> d
     if level != "enforced":
         found["data"] = spec.resources.memory_bytes
     return found
+
+
+def _tasks(spec: SandboxSpec) -> int:
+    """How many processes and threads a sandbox may have."""
+    language = RUNTIMES.get(spec.runtime)
+    return spec.resources.pids + 1 + (language.own_threads if language else 0)
 
 
 def seccomp_profile(level: Level) -> dict[str, Any]:
@@ -159,8 +166,10 @@ def environment(spec: SandboxSpec) -> dict[str, str]:
     found = {f"{name}_NUM_THREADS": threads for name in names}
     found["VECLIB_MAXIMUM_THREADS"] = found.pop("VECLIB_MAXIMUM_NUM_THREADS")
     found["POLARS_MAX_THREADS"] = found.pop("POLARS_MAX_NUM_THREADS")
+    language = RUNTIMES.get(spec.runtime)
     return {
         **found,
+        **(language.environment if language else {}),
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",  # noqa: S108
         "TMPDIR": "/tmp",  # noqa: S108
@@ -240,7 +249,7 @@ def cgroup_limits(spec: SandboxSpec) -> dict[str, Any]:
     memory = spec.resources.memory_bytes + spec.model_bytes
     return {
         "memory": {"limit": memory, "swap": memory},
-        "pids": {"limit": spec.resources.pids + 1},
+        "pids": {"limit": _tasks(spec)},
         "cpu": {"quota": int(spec.resources.cpus * 100_000), "period": 100_000},
     }
 

@@ -22,7 +22,7 @@ import msgspec
 
 from appliance import clock, config
 from appliance.errors import RuntimeMissing
-from appliance.sandbox.runtimes import RUNTIMES
+from appliance.sandbox.runtimes import RUNTIMES, known
 
 Progress = Callable[[str, float], None]
 
@@ -87,8 +87,7 @@ def require(data_dir: Path, runtime: str, digest: str = "") -> Runtime:
     if fitting and runtime in RUNTIMES:
         return fitting[-1]
     if runtime not in RUNTIMES:
-        known = ", ".join(sorted(RUNTIMES))
-        raise RuntimeMissing(f"There is no runtime '{runtime}'; there is: {known}.")
+        raise RuntimeMissing(f"There is no runtime '{runtime}'; there is: {known()}.")
     what = f"with digest {digest} " if named else ""
     raise RuntimeMissing(
         f"Runtime '{runtime}' {what}is not installed.", hint=f"appliance runtime build {runtime}"
@@ -107,8 +106,7 @@ def build(data_dir: Path, runtime: str, progress: Progress) -> Runtime:
         RuntimeMissing: the build failed; the detail has its last line.
     """
     if runtime not in RUNTIMES:
-        known = ", ".join(sorted(RUNTIMES))
-        raise RuntimeMissing(f"There is no runtime '{runtime}'; there is: {known}.")
+        raise RuntimeMissing(f"There is no runtime '{runtime}'; there is: {', '.join(RUNTIMES)}.")
     folder = data_dir / "runtimes"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)
@@ -262,6 +260,7 @@ def _bootstrap(runtime: str, tar: Path, progress: Progress) -> None:
     command += [f"--include={','.join(RUNTIMES[runtime].packages)}"]
     command += ['--aptopt=Acquire::Languages "none"']
     command += [f"--dpkgopt=path-exclude=/{pattern}" for pattern in _LEFT_OUT]
+    command += [f"--setup-hook={hook}" for hook in RUNTIMES[runtime].setup]
     command += [codename, str(tar), str(sources)]
     # Its user map has to pass through every parent of its scratch folder: not one of ours.
     with tempfile.TemporaryDirectory(prefix="appliance-build-", dir=_SCRATCH) as scratch:

@@ -29,6 +29,7 @@ NOT_HELD = "not held"
 PROBE_MEMORY_BYTES = 96 * MIB
 PROBE_PIDS = 12
 SLACK_BYTES = 4 * MIB  # of /model, uncharged: file ends and folders of an artifact
+PROBE_RUNTIME = "python3.11"
 
 PROBE_MODEL = """
 import os, time

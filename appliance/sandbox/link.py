@@ -178,6 +178,7 @@ class Link:
         self.logs = LogTail()
         self.runtime = ""
         self.exit_code: int | None = None
+        self.exit_kind = ""
         self.lost = asyncio.Event()
         self.monitor_lost = asyncio.Event()
         self.protocol_error = ""
@@ -430,6 +431,7 @@ class Link:
                 await self._take_log(reader, header, body_bytes, bucket)
             elif header.type == "EXIT" and not body_bytes and self.exit_code is None:
                 self.exit_code = max(-64, min(header.code, 255))
+                self.exit_kind = clean(header.kind, 20)
             elif header.type == "PONG" and not body_bytes and self._pong is not None:
                 if not self._pong.done.done():
                     self._pong.done.set_result((header, b""))

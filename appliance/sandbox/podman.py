@@ -260,7 +260,8 @@ class PodmanExecutor:
         async with self._probing:
             if self._limits.mechanism:
                 return
-            found = await asyncio.to_thread(images.installed, self.data_dir)
+            installed = await asyncio.to_thread(images.installed, self.data_dir)
+            found = [runtime for runtime in installed if runtime.name == limits.PROBE_RUNTIME]
             if not found:
                 return
             parent = limits.delegated_parent(self.settings.cgroup_parent)

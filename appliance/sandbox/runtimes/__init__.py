@@ -2,14 +2,23 @@
 
 Owns: what a runtime is (``Language``) and the list of those this appliance can run.
 Never: imports guest code.
-Read next: ``python``.
+Read next: ``language``, ``python``.
 """
 
 from __future__ import annotations
 
-from appliance.sandbox.runtimes import python
+from appliance.sandbox.runtimes import cpp, node, python, ruby
 from appliance.sandbox.runtimes.language import Language
 
 RUNTIMES: dict[str, Language] = {
     python.PYTHON_3_11.name: python.PYTHON_3_11,
+    node.NODE_18.name: node.NODE_18,
+    ruby.RUBY_3_1.name: ruby.RUBY_3_1,
+    cpp.CPP.name: cpp.CPP,
+    cpp.CPP_BUILD.name: cpp.CPP_BUILD,
 }
+
+
+def known() -> str:
+    """The names a manifest may give as its runtime, for messages."""
+    return ", ".join(sorted(name for name, one in RUNTIMES.items() if not one.is_compiler))

@@ -27,4 +27,6 @@ PYTHON_3_11 = Language(
     command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_runner.py"),
     builder="python_builder.py",
     build_command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_builder.py"),
+    entry_pattern=r"[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}",
+    entry_example="model:Model",
 )
