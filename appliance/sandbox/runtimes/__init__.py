@@ -7,13 +7,14 @@ Read next: ``language``, ``python``.
 
 from __future__ import annotations
 
-from appliance.sandbox.runtimes import cpp, node, python, ruby
+from appliance.sandbox.runtimes import cpp, node, python, r, ruby
 from appliance.sandbox.runtimes.language import Language
 
 RUNTIMES: dict[str, Language] = {
     python.PYTHON_3_11.name: python.PYTHON_3_11,
     node.NODE_18.name: node.NODE_18,
     ruby.RUBY_3_1.name: ruby.RUBY_3_1,
+    r.R_4_2.name: r.R_4_2,
     cpp.CPP.name: cpp.CPP,
     cpp.CPP_BUILD.name: cpp.CPP_BUILD,
 }
