@@ -141,7 +141,7 @@ class PodmanSandbox:
         """
         scripts = (language.builder,) if wheels else (language.runner, *language.helpers)
         await asyncio.to_thread(self._prepare_box, scripts)
-        await self.link.listen(self._box / "a.sock")
+        await self.link.listen(self._box / "a.sock", uid=self.slot.user_uid)
         await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
         self._watch()

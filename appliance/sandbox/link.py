@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,6 +33,7 @@ LOG_FRAMES_PER_S = 64
 DETAIL_MAX = 2000
 _READ_LIMIT = 256 * 1024
 _PREFIX = struct.Struct(">IQ")
+_PEER = struct.Struct("3i")
 _CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,255}")
 
 Sink = Callable[[bytes], Awaitable[None]]
@@ -183,6 +185,7 @@ class Link:
         self.monitor_lost = asyncio.Event()
         self.protocol_error = ""
         self._server: asyncio.Server | None = None
+        self._uid = -1
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: dict[str, asyncio.StreamWriter] = {}
         self._accepted = 0
@@ -190,11 +193,14 @@ class Link:
         self._open: _Open | None = None
         self._pong: _Open | None = None
 
-    async def listen(self, path: Path) -> None:
-        """Listen on a unix socket that only the container's mapped users can reach.
+    async def listen(self, path: Path, *, uid: int) -> None:
+        """Listen on a unix socket for processes of one user: the container's, as the host sees it.
 
-        ``path`` may be longer than a socket address allows: its folder is entered by descriptor.
+        The folders above let every user pass, so the kernel is asked who connected: whoever said
+        HELLO first would be sent the model. ``path`` may be longer than a socket address allows:
+        its folder is entered by descriptor.
         """
+        self._uid = uid
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             short = f"/proc/self/fd/{folder}/{path.name}"
@@ -203,7 +209,7 @@ class Link:
             )
         finally:
             os.close(folder)
-        os.chmod(path, 0o666)  # noqa: S103 - its folder and the user map decide who gets that far
+        os.chmod(path, 0o666)  # noqa: S103 - the container's user is another one; see _connected
 
     async def hello(self) -> None:
         """Wait for the runner's HELLO; the caller keeps the deadline.
@@ -352,6 +358,9 @@ class Link:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
+        if _uid_of_peer(writer) != self._uid:  # a stranger neither ends nor delays the sandbox
+            writer.transport.abort()
+            return
         if task is None or self._accepted >= 2 or self.lost.is_set():
             writer.transport.abort()
             if self._accepted >= 2:
@@ -446,6 +455,14 @@ class Link:
         data = await reader.readexactly(body_bytes) if body_bytes else b""
         self.logs.add(header.stream, data, header.dropped)
         await bucket.pay(body_bytes)
+
+
+def _uid_of_peer(writer: asyncio.StreamWriter) -> int:
+    """The user id of the process that connected, by SO_PEERCRED (unix(7))."""
+    raw = writer.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
+    )
+    return int(_PEER.unpack(raw)[1])
 
 
 async def _read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -69,7 +70,7 @@ async def plain_box(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         folder.mkdir()
-        await link.listen(Path(name) / "a.sock")
+        await link.listen(Path(name) / "a.sock", uid=os.geteuid())
         runner = resources.files("appliance.sandbox").joinpath("guest", "python_runner.py")
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-B", str(runner), f"{name}/a.sock", env={}, cwd="/"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -48,7 +50,7 @@ async def guest(data: bytes) -> Link:
     """What a link makes of these bytes from a runner."""
     link = Link()
     with tempfile.TemporaryDirectory() as name:
-        await link.listen(Path(name) / "a.sock")
+        await link.listen(Path(name) / "a.sock", uid=os.geteuid())
         reader, writer = await asyncio.open_unix_connection(f"{name}/a.sock")
         writer.write(data)
         writer.write_eof()
@@ -100,11 +102,27 @@ async def test_a_first_frame_that_is_no_hello_is_refused(first: bytes, reason: s
         await link.hello()
 
 
+async def test_another_user_is_sent_nothing_and_ends_nothing() -> None:
+    link = Link()
+    with tempfile.TemporaryDirectory() as name:
+        await link.listen(Path(name) / "a.sock", uid=os.geteuid() + 1)
+        for _ in range(3):  # a third connection of the container's own user would be the end
+            reader, writer = await asyncio.open_unix_connection(f"{name}/a.sock")
+            writer.write(HELLO)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+        assert not link.lost.is_set()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(link.hello(), 0.1)
+        await link.close()
+
+
 async def test_a_socket_path_may_be_longer_than_an_address() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / ("d" * 120)
         folder.mkdir()
         link = Link()
-        await link.listen(folder / "a.sock")
+        await link.listen(folder / "a.sock", uid=os.geteuid())
         assert (folder / "a.sock").exists()
         await link.close()
