@@ -67,6 +67,8 @@ async def test_every_screen_fits_its_terminal_whatever_it_shows(world, console, 
     async with console(goto=place) as pilot:
         for content in CONTENT:
             world.fill(content)
+            asked = len(world.requests)
+            await tools.until(pilot, lambda asked=asked: len(world.requests) >= asked + 2)
             for size in ((80, 24), (120, 40)):
                 await pilot.resize_terminal(*size)
                 await tools.settle(pilot)
@@ -95,10 +97,11 @@ async def test_every_screen_keeps_its_data_while_nobody_answers(world, console, 
     async with console(goto=place) as pilot:
         before = tools.screen_text(pilot).split("\n")[5:-2]
         world.mode = "down"
-        await tools.until(pilot, lambda: "DISCONNECTED" in tools.screen_text(pilot))
+        await tools.until(pilot, lambda: "Connection refused" in tools.screen_text(pilot))
+        await tools.settle(pilot)
         shown = tools.screen_text(pilot)
         assert tools.clipped(pilot) == []
-        assert "Connection refused" in shown
+        assert "DISCONNECTED" in shown
         kept = [line for line in before if line.strip() and line in shown]
         assert kept or not [line for line in before if line.strip()]
         world.mode = "up"
