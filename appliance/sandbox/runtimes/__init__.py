@@ -7,7 +7,7 @@ Read next: ``language``, ``python``.
 
 from __future__ import annotations
 
-from appliance.sandbox.runtimes import cpp, node, python, r, ruby
+from appliance.sandbox.runtimes import cpp, java, node, python, r, ruby
 from appliance.sandbox.runtimes.language import Language
 
 RUNTIMES: dict[str, Language] = {
@@ -17,6 +17,8 @@ RUNTIMES: dict[str, Language] = {
     r.R_4_2.name: r.R_4_2,
     cpp.CPP.name: cpp.CPP,
     cpp.CPP_BUILD.name: cpp.CPP_BUILD,
+    java.JAVA_17.name: java.JAVA_17,
+    java.JAVA_17_BUILD.name: java.JAVA_17_BUILD,
 }
 
 
