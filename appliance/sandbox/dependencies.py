@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 from appliance import config
@@ -171,10 +172,16 @@ async def _install(
 ) -> None:
     await asyncio.to_thread(_copy_installer, wheels / "tool")
     pins = tuple(pin.partition(" ")[0] for pin in requirements)
+    # Each file of the set costs a header and padding in the tar; /tmp in there holds the rest.
+    left = spec.resources.tmp_bytes + _FILES_MAX * 4096
     out = await asyncio.to_thread((scratch / "deps.tar").open, "wb")
     try:
 
         async def sink(piece: bytes) -> None:
+            nonlocal left
+            left -= len(piece)
+            if left < 0:
+                raise BuildFailed("The build returned more than its sandbox can hold.")
             await asyncio.to_thread(out.write, piece)
 
         await executor.build(spec, pins, wheels.name, sink)
@@ -201,7 +208,9 @@ def _download(
     version = runtime.name.removeprefix("python")
     pins = wheels / "requirements.txt"
     pins.write_text("\n".join(requirements) + "\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--no-input"]
+    program = str(resources.files("appliance.sandbox").joinpath("fetch.py"))
+    command = [sys.executable, "-I", program, str(build.size_bytes_max)]
+    command += ["download", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar=off", "--quiet"]
     command += ["--python-version", version, "--implementation", "cp"]
     command += ["--dest", str(wheels), "--requirement", str(pins)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,57 @@ def test_a_damaged_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"not a tar" * 100)
     with pytest.raises(BuildFailed):
         dependencies.unpack(tmp_path / "t", tmp_path / "out", config.Build())
+
+
+def _wheel(folder: Path, name: str, requires: str = "") -> None:
+    folder.mkdir(exist_ok=True)
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    about += f"Requires-Dist: {requires}\n" if requires else ""
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        info = f"{name}-1.0.dist-info"
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{info}/METADATA", about)
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_a_wheel_and_what_it_requires_are_fetched(tmp_path: Path) -> None:
+    _wheel(tmp_path / "house", "one", "two>=1")
+    _wheel(tmp_path / "house", "two")
+    (tmp_path / "wheels").mkdir()
+    build = config.Build(wheelhouse=str(tmp_path / "house"))
+    dependencies._download(tmp_path / "wheels", RUNTIME, ("one==1.0",), build)
+    assert len(list((tmp_path / "wheels").glob("*.whl"))) == 2
+
+
+def test_a_requirement_by_address_is_refused_and_its_code_never_runs(tmp_path: Path) -> None:
+    """pip builds what such an address leads to, ``--only-binary`` or not."""
+    ran = tmp_path / "ran"
+    backend = f"open({str(ran)!r}, 'w').close()\n".encode()
+    project = b"[build-system]\nrequires=[]\nbuild-backend='run'\nbackend-path=['.']\n"
+    with tarfile.open(tmp_path / "evil-1.0.tar.gz", "w:gz") as source:
+        for name, text in (("run.py", backend), ("setup.py", backend), ("pyproject.toml", project)):
+            member = tarfile.TarInfo(f"evil-1.0/{name}")
+            member.size = len(text)
+            source.addfile(member, io.BytesIO(text))
+    _wheel(tmp_path / "house", "nice", f"evil @ file://{tmp_path}/evil-1.0.tar.gz")
+    (tmp_path / "wheels").mkdir()
+    build = config.Build(wheelhouse=str(tmp_path / "house"))
+    with pytest.raises(BuildFailed, match="address"):
+        dependencies._download(tmp_path / "wheels", RUNTIME, ("nice==1.0",), build)
+    assert not ran.exists()
+
+
+def test_fetching_starts_no_process_whatever_pip_thinks() -> None:
+    program = Path(dependencies.__file__).with_name("fetch.py")
+    text = (
+        f"import runpy, subprocess, sys\n"
+        f"fetch = runpy.run_path({str(program)!r})\n"
+        f"sys.addaudithook(fetch['refuse_processes'])\n"
+        f"subprocess.run(['/bin/true'])\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", text], capture_output=True, text=True)
+    assert "PermissionError" in done.stderr
 
 
 def test_the_package_at_fault_is_named() -> None:
