@@ -48,12 +48,16 @@ def list_(context: Context, data_dir: str | None) -> None:
 
 @runtime.command(
     "build",
-    examples=("runuser -u appliance -- appliance runtime build python3.11",),
+    examples=(
+        "runuser -u appliance -- appliance runtime build python3.11",
+        "appliance runtime build python3.11 --unless-current   # for scripts",
+    ),
 )
 @click.argument("name", default="python3.11")
+@click.option("--unless-current", is_flag=True, help="Keep one that holds every package asked for.")
 @click.option("--data-dir", metavar="DIR", help="Data folder; default from the settings.")
 @pass_context
-def build(context: Context, name: str, data_dir: str | None) -> None:
+def build(context: Context, name: str, data_dir: str | None, unless_current: bool) -> None:
     """Build a base image with mmdebstrap; run it as the service user."""
     if data_dir:
         context.flags["paths.data_dir"] = data_dir
@@ -61,6 +65,10 @@ def build(context: Context, name: str, data_dir: str | None) -> None:
     require_owner(folder, f"appliance runtime build {name}")
     from appliance.sandbox import images
 
+    kept = images.current(Path(folder), name) if unless_current else None
+    if kept:
+        context.output.data(_row(kept), f"kept {kept.rootfs}")
+        return
     with context.output.progress(f"build {name}") as advance:
         made = images.build(Path(folder), name, lambda step, fraction: advance(fraction, step))
     row = _row(made)

@@ -94,6 +94,15 @@ def require(data_dir: Path, runtime: str, digest: str = "") -> Runtime:
     )
 
 
+def current(data_dir: Path, runtime: str) -> Runtime | None:
+    """The newest installed runtime of this name, if it holds every package asked for today."""
+    named = [found for found in installed(data_dir) if found.name == runtime]
+    if not named or runtime not in RUNTIMES:
+        return None
+    held = {package.partition("=")[0] for package in named[-1].packages}
+    return named[-1] if held.issuperset(RUNTIMES[runtime].packages) else None
+
+
 def build(data_dir: Path, runtime: str, progress: Progress) -> Runtime:
     """Build and install a runtime from the host's own package sources. Blocking, about a minute.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from appliance.errors import RuntimeMissing
 from appliance.sandbox import images
+from appliance.sandbox.runtimes import RUNTIMES
 
 
 def rootfs_tar(path: Path, *, python: bool = True) -> Path:
@@ -105,3 +107,18 @@ def test_only_the_hosts_own_release_is_a_source() -> None:
         "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\nComponents: main\n"
         "Signed-By: /k.gpg"
     ]
+
+
+def test_a_runtime_is_current_only_with_every_package_asked_for_today(tmp_path: Path) -> None:
+    tar = rootfs_tar(tmp_path / "t")
+    made = images.install(tmp_path, "python3.11", tar, lambda *_: None)
+    about = made.rootfs.parent / "runtime.json"
+    wanted = [f"{name}=1" for name in RUNTIMES["python3.11"].packages]
+    assert images.current(tmp_path, "python3.11") is None, "it names no packages at all"
+    description = json.loads(about.read_text())
+    about.write_text(json.dumps({**description, "packages": wanted}))
+    found = images.current(tmp_path, "python3.11")
+    assert found is not None
+    assert found.digest == made.digest
+    about.write_text(json.dumps({**description, "packages": wanted[1:]}))
+    assert images.current(tmp_path, "python3.11") is None
