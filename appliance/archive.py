@@ -27,6 +27,7 @@ END_BYTES = 2 * BLOCK
 _PATH_CHARACTERS_MAX = 512
 _PATH_DEPTH_MAX = 32
 _EXTENDED_HEADER_BYTES_MAX = 64 * 1024
+_EXTENSIONS_PER_MEMBER_MAX = 4
 _CAPTURE_BYTES_MAX = 256 * 1024
 _CAPTURE_FILES_MAX = 32
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -92,6 +93,7 @@ class Reader:
         self._zero_blocks = 0
         self._bytes = 0
         self._members = 0
+        self._extensions = 0
         self._seen: dict[str, str] = {}
         self._files: list[ArtifactFile] = []
         self._captured: dict[str, bytes] = {}
@@ -210,6 +212,9 @@ class Reader:
         if kind in (b"x", b"g", b"L"):
             if size > _EXTENDED_HEADER_BYTES_MAX:
                 raise ArchiveRejected("An extension header of the archive is too large.")
+            self._extensions += 1
+            if self._extensions > _EXTENSIONS_PER_MEMBER_MAX * (self._members + 2):
+                raise ArchiveRejected("The archive has more extension headers than members.")
             self._extended = _Extended(kind=kind, remaining=size, padding=-size % BLOCK)
             return
         path = self._next_path if self._next_path is not None else _ustar_path(block)
@@ -419,16 +424,17 @@ def _require_checksum(block: bytes) -> None:
 
 def _pax_records(data: bytes) -> Iterator[tuple[str, bytes]]:
     """The records ``length key=value`` of a pax extended header (POSIX.1-2017, pax)."""
-    while data:
-        digits, space, _rest = data[:21].partition(b" ")
+    at = 0
+    while at < len(data):
+        digits, space, _rest = data[at : at + 21].partition(b" ")
         if not space or not digits.isdigit():
             raise ArchiveRejected("A pax header of the archive is damaged.")
-        length = int(digits)
-        record = data[len(digits) + 1 : length]
-        if length > len(data) or length < len(digits) + 4 or not record.endswith(b"\n"):
+        end = at + int(digits)
+        record = data[at + len(digits) + 1 : end]
+        if end > len(data) or end < at + len(digits) + 4 or not record.endswith(b"\n"):
             raise ArchiveRejected("A pax header of the archive is damaged.")
         key, equals, value = record[:-1].partition(b"=")
         if not equals:
             raise ArchiveRejected("A pax header of the archive is damaged.")
         yield key.decode("utf-8", "replace"), value
-        data = data[length:]
+        at = end

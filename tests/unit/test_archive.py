@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -188,3 +189,27 @@ def test_arbitrary_bytes_only_ever_raise_an_appliance_problem(
     base[at : at + len(noise)] = noise
     with contextlib.suppress(ApplianceError):
         read(bytes(base), is_gzip=as_gzip)
+
+
+def _pax_header(records: bytes) -> bytes:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    return info.tobuf(tarfile.USTAR_FORMAT) + records + b"\0" * (-len(records) % archive.BLOCK)
+
+
+def test_headers_without_members_are_refused_early() -> None:
+    reader = archive.Reader(archive.Limits(bytes_max=1 << 30, files_max=1000), is_gzip=False)
+    with pytest.raises(ArchiveRejected, match="extension headers"):
+        list(reader.feed(_pax_header(b"5 a=\n") * 20))
+
+
+def test_a_header_full_of_small_records_costs_no_more_than_its_size() -> None:
+    def cost_s(count: int) -> float:
+        reader = archive.Reader(archive.Limits(bytes_max=1 << 20, files_max=10), is_gzip=False)
+        started = time.process_time()
+        list(reader.feed(_pax_header(b"5 a=\n" * count)))
+        return time.process_time() - started
+
+    small = min(cost_s(1_000) for _ in range(5))
+    large = min(cost_s(13_000) for _ in range(3))
+    assert large < 40 * small  # 13 for linear, 169 for quadratic
