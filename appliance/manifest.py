@@ -29,6 +29,10 @@ requirements = "requirements.txt"
 """
 _MB = 1024 * 1024
 _BYTES_MAX = 200 * 1024
+_DEPTH_MAX = 64
+# The time tomllib takes for a dotted key grows with the square of its parts: minutes at 200 KiB.
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?m)(?:^|[\[{{,])[ \t]*+(?:{_PART}){{{_DEPTH_MAX}}}")
 
 Text = Annotated[str, Meta(max_length=4096)]
 Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
@@ -117,7 +121,12 @@ def parse(captured: Mapping[str, bytes]) -> Manifest:
 def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:
     try:
         text = raw.decode("utf-8")
-        return text, tomllib.loads(text)
+        if _LONG_KEY.search(text):
+            raise ManifestInvalid(f"{FILE} has a key of more than {_DEPTH_MAX} parts.")
+        tree = tomllib.loads(text)
+        if _is_deeper(tree, _DEPTH_MAX):
+            raise ManifestInvalid(f"{FILE} is nested too deep.")
+        return text, tree
     except UnicodeDecodeError as error:
         raise ManifestInvalid(f"{FILE} is not UTF-8 text.") from error
     except tomllib.TOMLDecodeError as error:
@@ -147,6 +156,14 @@ def _wrong(key: str, reason: str, text: str) -> ManifestInvalid:
         f"{FILE}:{line}: {key}: {reason}.",
         fields=(FieldError(pointer=f"{FILE}:{line}", detail=f"{key}: {reason}"),),
     )
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether tables and lists lie in each other more than ``levels`` deep."""
+    members = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list)):
+        return False
+    return levels == 0 or any(_is_deeper(member, levels - 1) for member in members)
 
 
 def _requirements(file: _File, captured: Mapping[str, bytes]) -> tuple[str, ...]:

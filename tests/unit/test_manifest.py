@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from appliance import manifest
@@ -84,6 +86,32 @@ HOSTILE = {
 def test_hostile_text_is_a_manifest_problem_and_nothing_else(text: bytes) -> None:
     with pytest.raises(ManifestInvalid):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "input_schema." + "a." * 60_000 + "a = 1",
+        "input_schema = {" + "a . " * 40_000 + "a = 1}",
+        "[input_schema." + "a." * 60_000 + "a]",
+        "input_schema." + "'a'." * 40_000 + "a = 1",
+        'input_schema."x\\"y".' + '"a".' * 40_000 + "a = 1",
+        "\t input_schema." + "a\t.\t" * 40_000 + "a = 1",
+        "input_schema.a = " + "[" * 900 + "]" * 900,
+        "input_schema = " + "{a=" * 200 + "1" + "}" * 200,
+    ],
+)
+def test_a_key_made_to_take_minutes_is_refused_at_once(key: str) -> None:
+    started = time.process_time()
+    with pytest.raises(ManifestInvalid):
+        parse(f'runtime = "python3.11"\nentry = "model:Model"\n{key}\n'.encode())
+    assert time.process_time() - started < 2
+
+
+def test_prose_with_many_dots_is_no_key() -> None:
+    prose = "one. two, three. " * 100 + "1.2." * 20
+    made = parse(f'runtime="python3.11"\nentry="model:Model"\ndescription="{prose}"'.encode())
+    assert made.description == prose  # type: ignore[attr-defined]
 
 
 def test_a_requirements_file_is_read_from_the_archive() -> None:
