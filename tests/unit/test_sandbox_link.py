@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_the_tail_is_bounded_whatever_arrives() -> None:
         tail.add("stderr", b"z" * 100_000, 1 << 200)
         tail.add("x" * 1000, b"\xff" * 5000 + b"\n" * 5000, -5)
     assert sum(len(line) for line in tail.lines()) <= LOG_BYTES_MAX + 10_000
+
+
+def test_a_flood_of_output_costs_little_and_is_clean_when_it_is_read() -> None:
+    tail, piece = LogTail(), (b"\x1b\xff" * 170 + b"\n") * 190
+    started = time.process_time()
+    for _ in range(64):  # four seconds of what the link takes from one sandbox
+        tail.add("stdout", piece, 0)
+    assert time.process_time() - started < 0.4
+    assert set("".join(tail.lines()[1:])) == {"\ufffd"}
 
 
 def test_lines_that_arrive_in_pieces_are_joined_per_stream() -> None:
