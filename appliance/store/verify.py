@@ -102,13 +102,20 @@ def head_text(origin: str, size: int, root: bytes, time_ns: int, chain: bytes) -
     return f"{origin}\n{size}\n{texts[0]}\ntime {time_ns}\nchain {texts[1]}\n".encode()
 
 
+def plain(text: str) -> bytes:
+    """The bytes of base64 in its one proper spelling: a proof must not have two texts."""
+    if text.encode() != base64.b64encode(data := base64.b64decode(text, validate=True)):
+        raise ValueError("not proper base64")
+    return data
+
+
 class PublicKey:
     """A verifier key, from its text ``origin+id+base64``."""
 
     def __init__(self, text: str) -> None:
         try:
             self.origin, self.key_id, encoded = text.strip().split("+", 2)
-            raw = base64.b64decode(encoded, validate=True)
+            raw = plain(encoded)
             if raw[:1] + sha(self.origin.encode(), b"\n", raw)[:4] != b"\1" + bytes.fromhex(
                 self.key_id
             ):
@@ -130,12 +137,12 @@ class PublicKey:
             text, signatures = note.split("\n\n")
             start = f"\u2014 {self.origin} "
             line = next(s for s in signatures.split("\n") if s.startswith(start))
-            signature = base64.b64decode(line.removeprefix(start), validate=True)
+            signature = plain(line.removeprefix(start))
             self.check(signature[4:], f"{text}\n".encode())
             origin, size, root = text.split("\n")[:3]
             if origin != self.origin or signature[:4].hex() != self.key_id:
                 raise ValueError("another origin")
-            return int(size), base64.b64decode(root, validate=True)
+            return int(size), plain(root)
         except (StopIteration, ValueError) as error:
             raise Bad("a signed head is damaged or not signed by this key") from error
 
@@ -264,14 +271,15 @@ def verify_proof(text: str, public: PublicKey) -> tuple[int, bytes]:
     body, _, note = text.partition("\n\n")
     try:
         magic, extra, index_line, *hashes = body.split("\n")
-        record = base64.b64decode(extra.removeprefix("extra "), validate=True)
+        record = plain(extra.removeprefix("extra "))
         index = int(index_line.removeprefix("index "))
-        path = [base64.b64decode(line, validate=True) for line in hashes]
+        path = [plain(line) for line in hashes]
     except ValueError as error:
         raise Bad("not a proof text") from error
     size, root = public.open_note(note)
     is_placed = 0 <= index < size and record.startswith(b'{"seq":%d,' % (index + 1))
-    if magic != PROOF_MAGIC or not is_placed:
+    is_spelt = (magic, extra[:6], index_line) == (PROOF_MAGIC, "extra ", f"index {index}")
+    if not (is_spelt and is_placed):
         raise Bad("the record is of another entry")
     if root_from_path(sha(b"\0", record), index, size, path) != root:
         raise Bad("the record is not in the signed tree", index + 1)

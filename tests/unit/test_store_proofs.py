@@ -174,6 +174,10 @@ def test_a_proof_text_proves_its_record_only(tmp_path):
     for bad in (
         text.replace("index 2", "index 1"),
         text.replace("index 2", "index -1"),
+        text.replace("index 2", "index +2"),
+        text.replace("index 2", "2"),
+        text.replace("extra ", ""),
+        text.replace("@v1\n", "@v1\nextra "),
         text.replace("extra ", "extra AAAA"),
         text[:40],
         "",
@@ -183,3 +187,20 @@ def test_a_proof_text_proves_its_record_only(tmp_path):
     ):
         with pytest.raises(verify.Bad):
             verify.verify_proof(bad, public)
+
+
+def test_a_proof_has_one_spelling(tmp_path):
+    signer = Signer(b"s" * 32)
+    records = [b'{"seq":%d,"x":1}' % n for n in range(1, 6)]
+    tiles = Tiles(tmp_path / "t")
+    tiles.append([leaf_hash(r) for r in records])
+    note = signed_note(signer, 5, tiles.root(5), 1, bytes(32))
+    public = verify.PublicKey(signer.public_text)
+    text = proof_text(records[2], 2, tiles.inclusion(2, 5), note)
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    padded = [at for at in range(1, len(text)) if text[at] == "=" and text[at - 1] != "="]
+    assert len(padded) >= 4  # the record, the hashes, the head
+    for at in padded:  # the last letter before the padding has bits that mean nothing
+        other = letters[letters.index(text[at - 1]) ^ 1]
+        with pytest.raises(verify.Bad):
+            verify.verify_proof(text[: at - 1] + other + text[at:], public)

@@ -256,7 +256,7 @@ def test_the_verifier_stands_alone_and_is_short():
         for line in range(node.lineno, node.end_lineno + 1)
     }
     lines = enumerate(text.splitlines(), 1)
-    assert len([n for n, line in lines if line.strip() and n not in uncounted]) <= 220
+    assert len([n for n, line in lines if line.strip() and n not in uncounted]) <= 225
     imported = {
         (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
         for node in statements
