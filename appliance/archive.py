@@ -28,6 +28,7 @@ _PATH_CHARACTERS_MAX = 512
 _PATH_DEPTH_MAX = 32
 _EXTENDED_HEADER_BYTES_MAX = 64 * 1024
 _EXTENSIONS_PER_MEMBER_MAX = 4
+_PAX_RECORDS_MAX = 256
 _CAPTURE_BYTES_MAX = 256 * 1024
 _CAPTURE_FILES_MAX = 32
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -424,8 +425,11 @@ def _require_checksum(block: bytes) -> None:
 
 def _pax_records(data: bytes) -> Iterator[tuple[str, bytes]]:
     """The records ``length key=value`` of a pax extended header (POSIX.1-2017, pax)."""
-    at = 0
+    at = count = 0
     while at < len(data):
+        count += 1
+        if count > _PAX_RECORDS_MAX:
+            raise ArchiveRejected("A pax header of the archive has too many records.")
         digits, space, _rest = data[at : at + 21].partition(b" ")
         if not space or not digits.isdigit():
             raise ArchiveRejected("A pax header of the archive is damaged.")

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import io
 import tarfile
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -203,13 +202,7 @@ def test_headers_without_members_are_refused_early() -> None:
         list(reader.feed(_pax_header(b"5 a=\n") * 20))
 
 
-def test_a_header_full_of_small_records_costs_no_more_than_its_size() -> None:
-    def cost_s(count: int) -> float:
-        reader = archive.Reader(archive.Limits(bytes_max=1 << 20, files_max=10), is_gzip=False)
-        started = time.process_time()
-        list(reader.feed(_pax_header(b"5 a=\n" * count)))
-        return time.process_time() - started
-
-    small = min(cost_s(1_000) for _ in range(5))
-    large = min(cost_s(13_000) for _ in range(3))
-    assert large < 40 * small  # 13 for linear, 169 for quadratic
+def test_a_header_full_of_small_records_is_refused() -> None:
+    reader = archive.Reader(archive.Limits(bytes_max=1 << 20, files_max=10), is_gzip=False)
+    with pytest.raises(ArchiveRejected, match="records"):
+        list(reader.feed(_pax_header(b"5 a=\n" * 13_000)))
