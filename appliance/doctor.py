@@ -23,6 +23,8 @@ import psutil
 
 from appliance import config
 from appliance.sandbox import images
+from appliance.sandbox.limits import PROBE_RUNTIME
+from appliance.sandbox.runtimes import RUNTIMES, with_compiler
 
 _FILES_MIN = 4096
 _SUBIDS_MIN = 4096
@@ -237,10 +239,16 @@ def _open_files(_settings: config.Settings) -> Iterator[Check]:
 
 def _runtimes(settings: config.Settings) -> Iterator[Check]:
     found = images.installed(Path(settings.paths.data_dir))
-    if found:
-        yield _ok("runtimes", ", ".join(f"{r.name} ({r.digest[7:19]})" for r in found))
+    there = {one.name for one in found}
+    if PROBE_RUNTIME not in there:
+        what = f"'{PROBE_RUNTIME}', which tries the limits at each start, is not installed"
+        yield _fail("runtimes", what, f"appliance runtime build {PROBE_RUNTIME}")
     else:
-        yield _fail("runtimes", "no base image is installed", "appliance runtime build python3.11")
+        yield _ok("runtimes", ", ".join(f"{r.name} ({r.digest[7:19]})" for r in found))
+    for name in sorted(there & set(RUNTIMES)):
+        lacks = [one for one in with_compiler(name) if one not in there]
+        if lacks:
+            yield _fail("runtimes", f"{name} lacks its compiler", f"appliance runtime build {name}")
 
 
 def _key_file(settings: config.Settings) -> Iterator[Check]:

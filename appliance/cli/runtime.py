@@ -31,16 +31,23 @@ def runtime() -> None:
 @click.option("--data-dir", metavar="DIR", help="Data folder; default from the settings.")
 @pass_context
 def list_(context: Context, data_dir: str | None) -> None:
-    """List the runtimes installed in the data folder."""
+    """List the runtimes installed in the data folder, and those that could be."""
     if data_dir:
         context.flags["paths.data_dir"] = data_dir
     from appliance.sandbox import images
+    from appliance.sandbox.runtimes import names
 
     folder = Path(context.settings().paths.data_dir)
     rows = [_row(r) for r in images.installed(folder)]
+    there = {row["name"] for row in rows}
+    missing = [
+        {"name": name, "rootfs": f"not installed: appliance runtime build {name}"}
+        for name in names()
+        if name not in there
+    ]
     context.output.table(
-        {"items": rows},
-        rows,
+        {"items": rows, "available": names()},
+        [*rows, *missing],
         (("RUNTIME", "name"), ("DIGEST", "digest"), ("BUILT", "built_at"), ("FOLDER", "rootfs")),
         empty="none installed: appliance runtime build python3.11",
     )
@@ -50,7 +57,7 @@ def list_(context: Context, data_dir: str | None) -> None:
     "build",
     examples=(
         "runuser -u appliance -- appliance runtime build python3.11",
-        "appliance runtime build python3.11 --unless-current   # for scripts",
+        "appliance runtime build node18 --unless-current   # for scripts",
     ),
 )
 @click.argument("name", default="python3.11")
@@ -58,21 +65,29 @@ def list_(context: Context, data_dir: str | None) -> None:
 @click.option("--data-dir", metavar="DIR", help="Data folder; default from the settings.")
 @pass_context
 def build(context: Context, name: str, data_dir: str | None, unless_current: bool) -> None:
-    """Build a base image with mmdebstrap; run it as the service user."""
+    """Build a base image with mmdebstrap; run it as the service user.
+
+    A language that is compiled gets its compiler's image too. "appliance runtime list" names them.
+    """
     if data_dir:
         context.flags["paths.data_dir"] = data_dir
     folder = context.settings().paths.data_dir
     require_owner(folder, f"appliance runtime build {name}")
     from appliance.sandbox import images
+    from appliance.sandbox.runtimes import with_compiler
 
-    kept = images.current(Path(folder), name) if unless_current else None
-    if kept:
-        context.output.data(_row(kept), f"kept {kept.rootfs}")
-        return
+    for one in with_compiler(name):
+        kept = images.current(Path(folder), one) if unless_current else None
+        made = kept or _built(context, Path(folder), one)
+    said = f"kept {made.rootfs}" if kept else f"{made.name} is in {made.rootfs}"
+    context.output.data(_row(made), said)
+
+
+def _built(context: Context, folder: Path, name: str) -> images.Runtime:
+    from appliance.sandbox import images
+
     with context.output.progress(f"build {name}") as advance:
-        made = images.build(Path(folder), name, lambda step, fraction: advance(fraction, step))
-    row = _row(made)
-    context.output.data(row, f"{row['name']} is in {row['rootfs']}")
+        return images.build(folder, name, lambda step, fraction: advance(fraction, step))
 
 
 def _row(found: images.Runtime) -> dict[str, str]:

@@ -22,6 +22,17 @@ RUNTIMES: dict[str, Language] = {
 }
 
 
+def names() -> list[str]:
+    """The names a manifest may give as its runtime."""
+    return [name for name, one in RUNTIMES.items() if not one.is_compiler]
+
+
 def known() -> str:
-    """The names a manifest may give as its runtime, for messages."""
-    return ", ".join(sorted(name for name, one in RUNTIMES.items() if not one.is_compiler))
+    """The same as words, for messages."""
+    return ", ".join(names())
+
+
+def with_compiler(name: str) -> list[str]:
+    """What has to be installed for a runtime: itself last, before it what compiles for it."""
+    compiler = RUNTIMES[name].compiler if name in RUNTIMES else ""
+    return [compiler, name] if compiler else [name]
