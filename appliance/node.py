@@ -50,6 +50,7 @@ from appliance.store import RootKey, Store, seal
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 30.0
+_CHECKS_AGE_NS = 30_000_000_000
 _ACTOR = "appliance"
 
 _STATUS_OF_LEVEL: dict[str, Literal["ok", "warn", "fail"]] = {
@@ -105,6 +106,9 @@ class Node:
         self._executor: Executor | None = None
         self._pool: Pool | None = None
         self._sandbox_problem: ApplianceError | None = None
+        self._checked: tuple[doctor.Check, ...] = ()
+        self._checked_ns = 0
+        self._checked_state: State = "sealed"
         self._background: set[asyncio.Task[None]] = set()
         self._is_initialised = seal.is_initialised(self.data_dir)
 
@@ -235,6 +239,15 @@ class Node:
                 for slot in (seal.slots(self.data_dir) if self._is_initialised else ())
             ],
         }
+
+    async def recent_checks(self) -> tuple[doctor.Check, ...]:
+        """``checks``, at most half a minute old: they start short processes."""
+        age_ns = clock.monotonic_ns() - self._checked_ns
+        if not self._checked or age_ns > _CHECKS_AGE_NS or self.state != self._checked_state:
+            self._checked_state = self.state
+            self._checked = await self.checks()
+            self._checked_ns = clock.monotonic_ns()
+        return self._checked
 
     async def checks(self) -> tuple[doctor.Check, ...]:
         """The host's checks and, when unsealed, the state of ledger and sandboxes."""

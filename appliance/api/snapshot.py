@@ -9,13 +9,14 @@ A view of a sealed node has no rows but still has the node itself, so that a con
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from appliance import clock
+from appliance import clock, wire
 from appliance.api.dispatch import Context
 from appliance.errors import FieldError, InputInvalid
-from appliance.records import LIVE, Model, Version
+from appliance.records import LIVE, Entry, Model, Version
 from appliance.store import CallStats
 
 CONTRACT = 1
@@ -23,6 +24,9 @@ VOLATILE = frozenset({"uptime_s", "disk", "ledger", "sandboxes"})
 """Members of ``node`` that change by themselves; they do not make a view a new one."""
 
 _MINUTES = 15
+_RECENT_SHOWN = 5
+_RECENT_LOOKED_AT = 60
+_ORDER = {"fail": 0, "warn": 1, "ok": 2}
 Rows = list[dict[str, Any]]
 Extras = dict[str, Any]
 
@@ -57,7 +61,7 @@ async def view_document(context: Context) -> dict[str, Any]:
         "view": name,
         "state": state,
         "node": node,
-        "alerts": _alerts(node),
+        "alerts": _alerts(await _check_rows(context)),
         "rows": rows,
         "total": extras.pop("total", len(rows)),
         **extras,
@@ -93,12 +97,25 @@ def sandbox_rows(context: Context) -> Rows:
     return rows
 
 
-def _alerts(node: dict[str, Any]) -> dict[str, int]:
-    """How many things about the node want attention; a cheap count for the console's header."""
-    fail = int(bool(node.get("sandbox_problem")))
-    fail += int((node.get("ledger") or {}).get("state", "ok") != "ok")
-    warn = int((node.get("limits") or {}).get("level") == "supervised")
-    return {"warn": warn, "fail": fail}
+def _alerts(checks: Rows) -> dict[str, int]:
+    """How many checks want attention: the same count on every screen."""
+    return {state: sum(1 for row in checks if row["state"] == state) for state in ("warn", "fail")}
+
+
+async def _check_rows(context: Context) -> Rows:
+    now = clock.text_from_ns(clock.now_ns() // 60_000_000_000 * 60_000_000_000)
+    rows: Rows = [
+        {
+            "name": check.name,
+            "title": check.name.replace("-", " ").replace("_", " ").capitalize(),
+            "state": check.status,
+            "detail": check.detail,
+            "remedy": check.fix,
+            "checked_at": now,
+        }
+        for check in await context.node.recent_checks()
+    ]
+    return sorted(rows, key=lambda row: _ORDER.get(row["state"], len(_ORDER)))
 
 
 async def _dashboard(context: Context) -> tuple[Rows, Extras]:
@@ -132,16 +149,45 @@ async def _dashboard(context: Context) -> tuple[Rows, Extras]:
         }
         for each in stats.series
     ]
-    totals = {
+    calls = {
         "minutes": _MINUTES,
         "calls": stats.calls,
         "errors": stats.errors,
         "p50_ms": stats.p50_ms,
         "p95_ms": stats.p95_ms,
-        "tenants": len(snapshot.tenants()),
-        "models": len(snapshot.models(None)),
     }
-    return rows, {"calls": totals, "series": series}
+    models = snapshot.models(None)
+    totals = {
+        "tenants": len(snapshot.tenants()),
+        "models": len(models),
+        "versions": sum(len(snapshot.versions(model.id)) for model in models),
+        "keys": sum(1 for key in snapshot.keys(None) if not key.revoked_ns),
+        **_pool_numbers(context),
+    }
+    problems = [row for row in await _check_rows(context) if row["state"] in ("fail", "warn")]
+    return rows, {
+        "calls": calls,
+        "totals": totals,
+        "series": series,
+        "problems": problems,
+        "recent": await _recent_changes(context),
+    }
+
+
+def _pool_numbers(context: Context) -> dict[str, int]:
+    """How many sandboxes there are and may be; nothing where sandboxes cannot run."""
+    if context.node.sandbox_problem() is not None:
+        return {}
+    pool = context.services.pool()
+    return {"sandboxes": len(pool.list()), "sandboxes_max": pool.instances_max}
+
+
+async def _recent_changes(context: Context) -> Rows:
+    """The newest entries that are neither calls nor refusals."""
+    entries = await context.services.store.queries.audit(limit=_RECENT_LOOKED_AT)
+    names = {each.id: each.name for each in context.snapshot.tenants()}
+    changes = (e for e in entries if not e.kind.startswith(("call.", "request.")))
+    return [_audit_row(entry, names) for entry in itertools.islice(changes, _RECENT_SHOWN)]
 
 
 async def _tenants(context: Context) -> tuple[Rows, Extras]:
@@ -250,7 +296,20 @@ async def _versions(context: Context) -> tuple[Rows, Extras]:
             }
             for alias in sorted(known, key=lambda alias: alias.name)
         ]
-    return rows, {"aliases": aliases}
+    extras: Extras = {"aliases": aliases}
+    if context.request.query.get("model"):
+        wanted = list(_wanted_models(context))
+        if not wanted:
+            raise wire.not_found()
+        model, tenant = wanted[0]
+        extras["model"] = {
+            "tenant": tenant,
+            "model": model.name,
+            "description": model.description,
+            "created_at": clock.text_from_ns(model.created_ns),
+            "created_by": model.created_by,
+        }
+    return rows, extras
 
 
 def _version_row(version: Version, model: Model, tenant: str, aliases: list[str]) -> dict[str, Any]:
@@ -270,7 +329,12 @@ def _version_row(version: Version, model: Model, tenant: str, aliases: list[str]
 
 
 async def _sandboxes(context: Context) -> tuple[Rows, Extras]:
-    return sandbox_rows(context), {}
+    if context.node.sandbox_problem() is not None:
+        return [], {}
+    pool = context.services.pool()
+    rows = sandbox_rows(context)
+    numbers = {"running": len(rows), "max": pool.instances_max, "waiting": pool.waiting}
+    return rows, {"pool": numbers}
 
 
 async def _audit(context: Context) -> tuple[Rows, Extras]:
@@ -284,27 +348,14 @@ async def _audit(context: Context) -> tuple[Rows, Extras]:
         return [], {"total": 0}
     entries = await store.queries.audit(
         tenant_id=tenant.id if tenant else None,
-        kind=request.query.get("kind"),
+        kind=_family(request.query.get("kind")),
         actor=request.query.get("actor"),
         after_seq=after if after >= 0 else None,
         before_seq=before if before >= 0 else None,
         limit=request.int_query("limit", default=200, low=1, high=1000),
     )
     names = {each.id: each.name for each in context.snapshot.tenants()}
-    rows: Rows = [
-        {
-            "seq": entry.seq,
-            "time": clock.text_from_ns(entry.time_ns),
-            "kind": entry.kind,
-            "tenant": names.get(entry.tenant_id, entry.tenant_id),
-            "actor": entry.actor,
-            "object": entry.object,
-            "outcome": str((entry.event or {}).get("code", "")),
-            "event": entry.event,
-            "leaf": entry.leaf,
-        }
-        for entry in entries
-    ]
+    rows: Rows = [_audit_row(entry, names) for entry in entries]
     head = store.ledger.head
     return rows, {
         "total": head.size,
@@ -316,22 +367,27 @@ async def _audit(context: Context) -> tuple[Rows, Extras]:
     }
 
 
+def _audit_row(entry: Entry, names: dict[str, str]) -> dict[str, Any]:
+    """An entry without its event, which may be large; ``GET /api/v1/audit/{seq}`` has it."""
+    return {
+        "seq": entry.seq,
+        "time": clock.text_from_ns(entry.time_ns),
+        "kind": entry.kind,
+        "tenant": names.get(entry.tenant_id, entry.tenant_id),
+        "actor": entry.actor,
+        "object": entry.object,
+        "outcome": str((entry.event or {}).get("code", "")),
+        "leaf": entry.leaf,
+    }
+
+
+def _family(kind: str | None) -> str | None:
+    """A kind as the store takes it: ``call.`` typed by a person means every ``call.*``."""
+    return f"{kind}*" if kind and kind.endswith(".") else kind
+
+
 async def _health(context: Context) -> tuple[Rows, Extras]:
-    found = await context.node.checks()
-    now = clock.text_from_ns(clock.now_ns() // 60_000_000_000 * 60_000_000_000)
-    rows: Rows = [
-        {
-            "name": check.name,
-            "title": check.name.replace("-", " ").replace("_", " ").capitalize(),
-            "state": check.status,
-            "detail": check.detail,
-            "remedy": check.fix,
-            "checked_at": now,
-        }
-        for check in found
-    ]
-    count = {state: sum(1 for row in rows if row["state"] == state) for state in ("warn", "fail")}
-    return rows, {"alerts": count}
+    return await _check_rows(context), {}
 
 
 def _wanted_models(context: Context) -> Iterable[tuple[Model, str]]:

@@ -152,6 +152,11 @@ class Pool:
         """Calls waiting for a sandbox now."""
         return len(self._waiters)
 
+    @property
+    def instances_max(self) -> int:
+        """How many sandboxes there may be at once."""
+        return self._instances_max
+
     def list(self) -> tuple[SandboxInfo, ...]:
         """Every loaded sandbox, oldest first."""
         found = [entry.sandbox.info() for entry in self._entries.values()]
