@@ -127,6 +127,9 @@ class Sandbox:
     memory_bytes_max: Annotated[
         int, _doc("Most memory a version may ask for.", ge=64 * 1024 * 1024)
     ] = 4 * 1024**3
+    reply_bytes_max: Annotated[
+        int, _doc("Largest answer of a version; it may ask for less.", ge=1024)
+    ] = 64 * 1024 * 1024
     cgroup_parent: Annotated[
         str, _doc("Delegated cgroup v2 parent for containers; empty: find it.")
     ] = ""

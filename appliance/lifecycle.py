@@ -201,6 +201,13 @@ class Lifecycle:
                 f"this appliance gives a version at most {ceiling >> 20} MiB.",
                 hint="Lower it, or have IT raise sandbox.memory_bytes_max.",
             )
+        largest = self._settings.sandbox.reply_bytes_max
+        if declared.limits.reply_bytes_max > largest:
+            raise ManifestInvalid(
+                f"limits.reply_bytes_max asks for {declared.limits.reply_bytes_max} bytes; "
+                f"this appliance passes on at most {largest}.",
+                hint="Lower it, or have IT raise sandbox.reply_bytes_max.",
+            )
 
 
 def _joined(reader: archive.Reader, batch: bytes) -> bytes:

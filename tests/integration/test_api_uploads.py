@@ -47,6 +47,16 @@ async def test_an_archive_becomes_a_version_with_an_address(it: Inside) -> None:
         assert called.headers["model-version"] == "1"
 
 
+async def test_a_version_may_not_ask_for_more_of_the_appliance_than_it_gives(it: Inside) -> None:
+    """An answer is held in the appliance's memory: how large it may get is not the owner's word."""
+    manifest = ECHO_MODEL["appliance.toml"] + b"[limits]\nreply_bytes_max = 1073741824\n"
+    async with it.client(await it.key("acme")) as client:
+        files = {**ECHO_MODEL, "appliance.toml": manifest}
+        refused = await client.post(PATH, content=tar_of_files(files), headers=TAR)
+    assert (refused.status_code, refused.json()["code"]) == (422, "manifest-invalid")
+    assert "reply_bytes_max" in refused.json()["detail"]
+
+
 async def test_progress_is_told_line_by_line_and_ends_with_the_version(it: Inside) -> None:
     async with it.client(await it.key("acme")) as client:
         answer = await client.post(PATH, content=tar_of_files(ECHO_MODEL), headers=TAR | NDJSON)
