@@ -8,12 +8,13 @@ Read next: ``provision``, ``store.ledger``, ``sandbox.pool``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance import clock, config, provision
-from appliance.errors import ApplianceError, Gone, TooLarge
+from appliance.errors import ApplianceError, Gone, NotFound, TooLarge
 from appliance.events import CallIntent, CallOutcome
 from appliance.metrics import Metrics
 from appliance.records import Entry, Version
@@ -98,7 +99,7 @@ class Invoker:
             content_type=content_type,
             body=body,
             timeout_ms=limits.invoke_timeout_ms,
-            reply_bytes_max=limits.reply_bytes_max,
+            reply_bytes_max=min(limits.reply_bytes_max, self._settings.reply_bytes_max),
         )
         try:
             reply = await self._exchange(course, version, request)
@@ -172,19 +173,32 @@ class Invoker:
     async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
         spec = provision.spec_from_version(version, self._settings)
         files = provision.files_of_version(self._store, version)
-        async with self._pool().lease(spec, files) as lease:
-            course.cold, course.sandbox_id = lease.cold, lease.sandbox_id
-            course.queue_us, course.load_us = lease.queue_us, lease.load_us
-            course.reply = await lease.request(request)
+        pool = self._pool()
+        try:
+            async with pool.lease(spec, files) as lease:
+                course.cold, course.sandbox_id = lease.cold, lease.sandbox_id
+                course.queue_us, course.load_us = lease.queue_us, lease.load_us
+                course.reply = await lease.request(request)
+        finally:
+            if self._is_withdrawn(version):  # meanwhile: its sandbox was not there to be ended
+                await pool.evict(spec.version_key)
         return course.reply
+
+    def _is_withdrawn(self, version: Version) -> bool:
+        snapshot = self._store.registry.snapshot
+        now = snapshot.version(version.model_id, version.number)
+        is_gone = now is None or snapshot.tenant_by_id(version.tenant_id) is None
+        return is_gone or bool(now and now.retired_ns)
 
     async def _conclude(
         self, course: _Course, intent: Entry, version: Version, code: str, status: int
     ) -> Entry:
         reply = course.reply
-        digest = self._store.keyring.digest(
-            version.tenant_id, _DIGEST_LABEL, reply.body if reply else b""
-        )
+        digest = ""
+        if reply:
+            # Its tenant may have been removed, with the key, meanwhile: the outcome is owed still.
+            with contextlib.suppress(NotFound):
+                digest = self._store.keyring.digest(version.tenant_id, _DIGEST_LABEL, reply.body)
         event = CallOutcome(
             call_id=str((intent.event or {}).get("call_id", "")),
             intent_seq=intent.seq,
@@ -192,7 +206,7 @@ class Invoker:
             number=version.number,
             code=code,
             status=status,
-            reply_digest=digest if reply else "",
+            reply_digest=digest,
             reply_bytes=len(reply.body) if reply else 0,
             cold=course.cold,
             queue_us=course.queue_us,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inside import PASSPHRASE, Inside, inside, without_request_id
+from inside import PASSPHRASE, EchoSandbox, Inside, inside, without_request_id
 
 
 @pytest.fixture
@@ -36,6 +36,42 @@ async def test_a_tenant_is_created_listed_and_removed(it: Inside) -> None:
         assert names == ["acme", "beta"]
         assert (await client.delete("/api/v1/tenants/beta")).status_code == 204
         assert (await client.get("/api/v1/tenants/beta")).status_code == 404
+
+
+async def test_a_removed_tenant_leaves_no_sandbox_and_no_call_without_an_outcome(
+    it: Inside,
+) -> None:
+    """What was decrypted for it must not outlive its key, in a sandbox least of all."""
+    await it.version("acme", "m")
+    path = "/api/v1/models/acme/m/invoke"
+    async with it.client(await it.key("acme")) as client, it.client(admin=True) as admin:
+        assert (await client.post(path, content=b"warm")).status_code == 200
+        call = asyncio.create_task(client.post(path, content=b"sleep 30"))
+        await asyncio.sleep(0.3)
+        assert (await admin.delete("/api/v1/tenants/acme")).status_code == 204
+        assert (await asyncio.wait_for(call, 5)).status_code == 502
+        assert (await admin.get("/admin/v1/sandboxes")).json()["items"] == []
+        entries = (await admin.get("/api/v1/audit")).json()["entries"]
+    intents = {e["seq"] for e in entries if e["kind"] == "call.intent"}
+    outcomes = [e["event"]["intent_seq"] for e in entries if e["kind"] == "call.outcome"]
+    assert len(intents) == 2
+    assert sorted(outcomes) == sorted(intents)
+
+
+@pytest.mark.parametrize("what", ["models/acme/m/versions/1", "models/acme/m", "tenants/acme"])
+async def test_a_sandbox_made_while_its_version_was_withdrawn_is_ended(
+    it: Inside, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    await it.version("acme", "m")
+    monkeypatch.setattr(EchoSandbox, "LOAD_S", 0.6)
+    async with it.client(await it.key("acme")) as client, it.client(admin=True) as admin:
+        call = asyncio.create_task(client.post("/api/v1/models/acme/m/invoke", content=b"x"))
+        await asyncio.sleep(0.3)
+        assert (await admin.delete(f"/api/v1/{what}")).status_code in (200, 204)
+        assert (await call).status_code == 200
+        assert (await admin.get("/admin/v1/sandboxes")).json()["items"] == []
+        entries = (await admin.get("/api/v1/audit")).json()["entries"]
+    assert len([e for e in entries if e["kind"] == "call.outcome"]) == 1
 
 
 async def test_an_owner_sees_its_own_tenant_only(it: Inside) -> None:

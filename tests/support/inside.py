@@ -20,7 +20,7 @@ import msgspec
 
 from appliance import api, clock, config
 from appliance.auth.peer import Peer
-from appliance.errors import ModelRaised
+from appliance.errors import ModelRaised, RunnerCrashed
 from appliance.node import Node
 from appliance.records import Artifact, ArtifactFile, Manifest, Version
 from appliance.sandbox.spec import LimitsReport, Reply, Request, SandboxInfo, SandboxSpec
@@ -32,15 +32,22 @@ PASSPHRASE = "a passphrase for tests only"
 class EchoSandbox:
     """Answers with what it was asked; ``raise`` raises, ``sleep <s>`` waits first."""
 
+    LOAD_S = 0.0
+
     def __init__(self, spec: SandboxSpec) -> None:
         self.id = clock.new_id("box")
-        self.alive = True
+        self._ended = asyncio.Event()
         self._spec = spec
         self._calls = 0
+
+    @property
+    def alive(self) -> bool:
+        return not self._ended.is_set()
 
     async def load(self, tar: AsyncIterator[bytes]) -> float:
         async for _ in tar:
             pass
+        await asyncio.sleep(self.LOAD_S)
         return 1.0
 
     async def request(self, request: Request) -> Reply:
@@ -48,11 +55,13 @@ class EchoSandbox:
         if request.body == b"raise":
             raise ModelRaised("ValueError: no", stderr=("line one", "secret line two"))
         if request.body.startswith(b"sleep "):
-            await asyncio.sleep(float(request.body.split()[1]))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), float(request.body.split()[1]))
+                raise RunnerCrashed("The model was stopped.", exit_code=137)
         return Reply(content_type=request.content_type, body=request.body, compute_us=5)
 
     async def destroy(self) -> None:
-        self.alive = False
+        self._ended.set()
 
     def stderr_tail(self) -> tuple[str, ...]:
         return ()

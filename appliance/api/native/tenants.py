@@ -7,6 +7,7 @@ Read next: ``auth.api_key`` (what a key is), ``store.registry`` (where it is rec
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from appliance import wire
@@ -52,10 +53,17 @@ async def show_tenant(context: Context) -> Reply:
 
 
 async def remove_tenant(context: Context) -> Reply:
-    """Remove a tenant and destroy its encryption key; everything it owned becomes unreadable."""
+    """Remove a tenant, destroy its encryption key and end its sandboxes, calls in them included.
+
+    Everything it owned becomes unreadable.
+    """
     await context.services.store.registry.remove_tenant(
         tenant_id=context.tenant.id, actor=context.principal.id
     )
+    if context.node.sandbox_problem() is None:
+        pool = context.services.pool()
+        mine = [box.id for box in pool.list() if box.tenant_id == context.tenant.id]
+        await asyncio.gather(*(pool.stop(box_id) for box_id in mine))
     return Reply(status=204)
 
 
