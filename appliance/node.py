@@ -43,7 +43,7 @@ from appliance.events import (
 from appliance.invoke import Invoker
 from appliance.lifecycle import Lifecycle
 from appliance.metrics import Metrics
-from appliance.sandbox import images
+from appliance.sandbox import dependencies, images
 from appliance.sandbox.executor import Executor, open_executor
 from appliance.sandbox.pool import Pool
 from appliance.store import RootKey, Store, seal
@@ -327,6 +327,7 @@ class Node:
             _log.warning("%d calls of an earlier run had no outcome; recorded as unknown", count)
 
     async def _start_executor(self, store: Store) -> None:
+        await asyncio.to_thread(dependencies.sweep, self.data_dir)
         executor = self._executor_factory()
         try:
             await executor.start()

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ from appliance.sandbox.images import Runtime
 from appliance.sandbox.link import clean
 from appliance.sandbox.spec import MIB, SandboxSpec
 
+_LOG = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
@@ -132,6 +134,18 @@ async def ensure(
         await asyncio.to_thread(_remove, scratch, wheels)
     progress("installed packages", 1.0)
     return name
+
+
+def sweep(data_dir: Path) -> None:
+    """Remove what builds left that were killed. Blocking; call while nothing builds.
+
+    A folder that is a link leads to somebody else's builds and is left alone.
+    """
+    for folder in (data_dir / "deps", data_dir / "wheels"):
+        if folder.is_dir() and not folder.is_symlink():
+            for left in folder.glob(".build-*"):
+                _LOG.warning("removing %s: its build was killed", left.name)
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _make_scratch(data_dir: Path, name: str) -> Path:

@@ -168,6 +168,15 @@ def test_fetching_starts_no_process_whatever_pip_thinks() -> None:
     assert "PermissionError" in done.stderr
 
 
+def test_what_a_killed_build_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("deps/.build-abc-1/deps", "deps/" + "a" * 32, "wheels/.build-abc-1"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "wheels/.build-abc-1/x.whl").write_bytes(b"x")
+    dependencies.sweep(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == ["deps", "deps/" + "a" * 32, "wheels"]
+
+
 def test_the_package_at_fault_is_named() -> None:
     output = (
         "ERROR: Could not find a version that satisfies the requirement scikit_learn==9.9 "
