@@ -198,9 +198,9 @@ class ManifestInvalid(CallerError):
 
 
 class BuildFailed(CallerError):
-    """The model's dependencies could not be installed; the package at fault is named."""
+    """A package the model needs cannot be installed, or its source does not compile."""
 
-    slug, status, title = "build-failed", 422, "Dependency build failed"
+    slug, status, title = "build-failed", 422, "Build failed"
 
 
 class LoadFailed(CallerError):

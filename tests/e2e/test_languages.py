@@ -59,7 +59,7 @@ def register(running: RunningAppliance, owner: str, name: str, folder: Path) -> 
 
 def answered(
     running: RunningAppliance, owner: str, name: str, body: bytes, content_type: str
-) -> dict[str, Any]:
+) -> Any:
     with running.https(owner) as client:
         reply = client.post(
             f"/api/v1/models/acme/{name}/invoke",
@@ -68,8 +68,7 @@ def answered(
         )
     assert reply.status_code == 200, reply.text
     assert reply.headers["Model-Version"] == "1"
-    answer: dict[str, Any] = reply.json()
-    return answer
+    return reply.json()
 
 
 @pytest.mark.parametrize("runtime", HERE)
@@ -138,3 +137,38 @@ def test_what_was_compiled_is_part_of_the_version_and_on_no_disk(
     for path in running.data_dir.rglob("*"):
         if path.is_file() and "runtimes" not in path.parts:
             assert marker not in path.read_bytes(), path
+
+
+# A program of one's own, in no need of a compiler: it answers with the length of what it got.
+OWN_PROGRAM = rb"""#!/usr/bin/perl
+sub get {
+    my $data = '';
+    while (length $data < $_[0]) {
+        sysread STDIN, $data, $_[0] - length $data, length $data or exit;
+    }
+    return $data;
+}
+sub put {
+    my ($head, $body) = @_;
+    syswrite STDIN_OUT, pack('NQ>', length $head, length $body) . $head . $body;
+}
+open STDIN_OUT, '>&=', 0;
+put('{"type":"READY"}', '');
+while (1) {
+    my ($head, $body) = unpack 'NQ>', get(12);
+    my ($id) = get($head) =~ /"id":\s*("[^"]*")/;
+    put(qq({"type":"RES","id":$id,"content_type":"application/json"}), length get($body));
+}
+"""
+
+
+@pytest.mark.skipif("cpp" not in installed(), reason="the runtime cpp is not installed")
+def test_a_folder_that_brings_its_program_is_not_compiled(
+    running: RunningAppliance, owner: str
+) -> None:
+    manifest = b'runtime = "cpp"\nentry = "model.cpp:Model"\n'
+    files = {"appliance.toml": manifest, "bin/model": OWN_PROGRAM}
+    made = running.push(owner, "acme/own", files)
+    assert made.status_code == 201, made.text
+    assert len(made.json()["files"]) == 2
+    assert answered(running, owner, "own", b"x" * 4321, "application/json") == 4321

@@ -16,7 +16,8 @@ my $SOCKET = $ENV{APPLIANCE_SOCKET} || '/run/app/a.sock';
 my $TAIL_BYTES = 60 * 1024;
 my $LAST_BYTES = 8 * 1024;
 my $FLUSH_S = 0.1;
-my $IDLE_S = 1.0;    # a signal that came just before select() is noticed this much later
+my $IDLE_S = 0.5;     # a signal that came just before select() is noticed this much later
+my $ENDING_S = 0.05;  # the same once all output was closed: the runner is about to end
 my ($AF_UNIX, $SOCK_STREAM, $WNOHANG) = (1, 1, 1);
 my ($F_SETFL, $O_NONBLOCK, $F_SETPIPE_SZ, $PIPE_BYTES) = (4, 04000, 1031, 1 << 20);
 
@@ -128,7 +129,8 @@ sub watch {
         vec($wanted, fileno $_->{read}, 1) = 1 for grep { $_->{read} } @tails;
         vec($wanted, fileno $link, 1) = 1;
         vec($writable, fileno $link, 1) = 1 if length $out;
-        my $found = select my $ready = $wanted, $writable, undef, $pending ? $FLUSH_S : $IDLE_S;
+        my $wait = $pending ? $FLUSH_S : (grep { $_->{read} } @tails) ? $IDLE_S : $ENDING_S;
+        my $found = select my $ready = $wanted, $writable, undef, $wait;
         next if $found < 0;
         for my $tail (grep { $_->{read} } @tails) {
             drain($tail, 4) if vec $ready, fileno $tail->{read}, 1;
