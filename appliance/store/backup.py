@@ -208,7 +208,7 @@ def _manifest(path: Path, text: bytes, public_key: str | None) -> dict[str, Any]
         public.open_note(manifest["checkpoint"])
         if text != json.dumps(manifest, sort_keys=True).encode() or manifest["v"] != 1:
             raise ValueError("form")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _bad(path, "its manifest is damaged or signed by another key") from error
     return manifest
 

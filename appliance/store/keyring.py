@@ -8,7 +8,6 @@ Read next: ``FORMAT.md`` section 2; ``registry`` calls ``create`` and ``shred``.
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import json
 import os
@@ -243,7 +242,7 @@ class Keyring:
                 wrap = base64.b64decode(entry["wrap"], validate=True)
                 versions[int(entry["version"])] = box_open(self._wrap_key, "tenant", aad, wrap)
             return _TenantKeys(document, versions)
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreCorrupt(
                 f"keys/{path.name} is damaged.", hint="restore it from a backup"
             ) from error

@@ -401,7 +401,7 @@ def _read_slots(data_dir: Path) -> dict[str, Any]:
         is_whole = document["v"] == 1 and document["sum"] == total and "mac" in document
     except FileNotFoundError:
         raise Uninitialised(f"{data_dir} is not initialised.", hint="appliance init") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise StoreCorrupt("keys/slots.json is damaged.", hint="restore it from a backup")

@@ -217,7 +217,8 @@ def walk(
     folder: Path, key: bytes, public: PublicKey, state: State, end: tuple[int, int] | None = None
 ) -> Iterator[tuple[State, list[bytes]]]:
     """Every verified head after ``state`` with its records, up to ``end`` (segment, offset)."""
-    last = end[0] if end else max((int(p.name[4:]) for p in folder.glob("seg-*")), default=0)
+    found = [int(p.name[4:]) for p in folder.glob("seg-*") if p.name[4:].isdecimal()]
+    last = end[0] if end else max(found, default=0)
     for number in range(max(state.segment, 1), max(state.segment, last) + 1):
         is_begun = number == state.segment
         at = state.offset if is_begun else SEGMENT_SIZE

@@ -200,3 +200,13 @@ def test_key_files_cannot_be_swapped_or_edited(folder, keyring):
     edit_json(a, lambda d: d["objects"].update({"c" * 64: {"version": 1, "wrap": ""}}))
     with pytest.raises(StoreCorrupt, match=r"ten_a\.json"):
         Keyring(folder.path, folder.root())
+
+
+def test_key_files_nested_without_end_are_damage_and_no_crash(folder, keyring):
+    keyring.create("ten_a")
+    (folder.path / "keys/ten_a.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(StoreCorrupt, match=r"ten_a\.json"):
+        Keyring(folder.path, folder.root())
+    (folder.path / "keys/slots.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(StoreCorrupt, match="slots"):
+        seal.slots(folder.path)
