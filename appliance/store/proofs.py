@@ -86,16 +86,17 @@ class Tiles:
         """Append leaf hashes in order."""
         new = b"".join(leaves)
         level, size = 0, self.size
+        whole = size + len(new) // _HASH
         while new:
             before = size
             with self._path(level).open("ab") as file:
                 file.write(new)
             size = before + len(new) // _HASH
-            if level == 0:
-                self.size = size
             first, last = before >> _FAN, size >> _FAN
             new = b"".join(self._fold(level, i << _FAN, 1 << _FAN) for i in range(first, last))
             level, size = level + 1, first
+        # Last, for a reader that waits for this size looks into every level of it.
+        self.size = whole
 
     def cut(self, size: int) -> None:
         """Forget every leaf from ``size`` on."""

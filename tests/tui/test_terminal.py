@@ -29,7 +29,9 @@ class Terminal:
         self.folder = folder
         self.socket = folder / "admin.sock"
         self.server: subprocess.Popen[bytes] | None = None
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+        # tmux starts commands with the user's own shell, which a service user has none of.
+        own = {"PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "SHELL": "/bin/sh"}
+        self.environment = {**os.environ, **own}
 
     def tmux(self, *words: str) -> str:
         done = subprocess.run(
