@@ -270,6 +270,7 @@ def _bootstrap(runtime: str, tar: Path, progress: Progress) -> None:
     command += ['--aptopt=Acquire::Languages "none"']
     command += [f"--dpkgopt=path-exclude=/{pattern}" for pattern in _LEFT_OUT]
     command += [f"--setup-hook={hook}" for hook in RUNTIMES[runtime].setup]
+    command += [f"--customize-hook={hook}" for hook in RUNTIMES[runtime].finish]
     command += [codename, str(tar), str(sources)]
     # Its user map has to pass through every parent of its scratch folder: not one of ours.
     with tempfile.TemporaryDirectory(prefix="appliance-build-", dir=_SCRATCH) as scratch:

@@ -13,6 +13,8 @@ _ENTRY = r"[\w][\w./-]{0,127}\.(?:java|jar):[A-Za-z_][\w.$]{0,127}"
 _EXAMPLE = "Model.java:Model"
 # The package fails to configure without this folder, which is left out with the manual pages.
 _SETUP = ('mkdir -p "$1/usr/share/man/man1"',)
+# A key store that holds its time of making, for a network that is not there.
+_FINISH = ('rm -f "$1/etc/ssl/certs/java/cacerts"',)
 
 JAVA_17 = Language(
     name="java17",
@@ -43,6 +45,7 @@ JAVA_17 = Language(
     entry_pattern=_ENTRY,
     entry_example=_EXAMPLE,
     setup=_SETUP,
+    finish=_FINISH,
     own_threads=24,
     compiler="java17-build",
     compiled="bin/model.jar",
@@ -66,6 +69,7 @@ JAVA_17_BUILD = Language(
     entry_pattern=_ENTRY,
     entry_example=_EXAMPLE,
     setup=_SETUP,
+    finish=_FINISH,
     own_threads=40,
     is_compiler=True,
 )

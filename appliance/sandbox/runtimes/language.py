@@ -29,10 +29,10 @@ class Language:
     are the ``helpers`` of the runner. In ``command`` ``{heap_mb}`` stands for ``heap_share`` of
     the version's memory. ``entry_pattern`` is what the manifest's ``entry`` must look like in
     full, ``entry_example`` shows one. ``own_threads`` is how many threads the language itself
-    needs beside those the version asked for. ``setup`` are commands of the root folder's build
-    (``$1`` is the folder). A runtime with a ``compiler`` runs what that other runtime made of the
-    artifact at its registration, the file ``compiled``; a runtime that ``is_compiler`` runs no
-    versions of its own.
+    needs beside those the version asked for. ``setup`` and ``finish`` are commands before and
+    after the packages are put into the root folder (``$1``). A runtime with a ``compiler`` runs
+    what that other runtime made of the artifact at its registration, the file ``compiled``; a
+    runtime that ``is_compiler`` runs no versions of its own.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Language:
     own_threads: int = 0
     environment: dict[str, str] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
+    finish: tuple[str, ...] = ()
     compiler: str = ""
     compiled: str = ""
     is_compiler: bool = False
