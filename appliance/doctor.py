@@ -114,7 +114,7 @@ def _oci_runtime(settings: config.Settings) -> Iterator[Check]:
     names = [settings.sandbox.oci_runtime] if settings.sandbox.oci_runtime else ["crun", "runc"]
     found = [path for path in map(_which, names) if path]
     if not found:
-        yield _fail("oci runtime", "neither crun nor runc found", "apt-get install -y runc")
+        yield _fail("OCI runtime", "neither crun nor runc found", "apt-get install -y runc")
         return
     for path in found:
         text = _output(path, "--version")
@@ -123,12 +123,12 @@ def _oci_runtime(settings: config.Settings) -> Iterator[Check]:
         shown = ".".join(map(str, version)) or "unknown version"
         if path.endswith("runc") and version and version < _RUNC_FLOOR:
             yield _warn(
-                "oci runtime",
+                "OCI runtime",
                 f"{path} {shown} is older than 1.2.8, which fixed CVE-2025-31133",
                 "install a newer runc, or crun where the host's cgroups allow it",
             )
         else:
-            yield _ok("oci runtime", f"{path} {shown}")
+            yield _ok("OCI runtime", f"{path} {shown}")
 
 
 def _output(*command: str) -> str:

@@ -107,7 +107,7 @@ async def _check_rows(context: Context) -> Rows:
     rows: Rows = [
         {
             "name": check.name,
-            "title": check.name.replace("-", " ").replace("_", " ").capitalize(),
+            "title": check.name[:1].upper() + check.name[1:],
             "state": check.status,
             "detail": check.detail,
             "remedy": check.fix,

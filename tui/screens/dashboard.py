@@ -132,7 +132,8 @@ def _stats(snapshot: Snapshot, width: int) -> list[tuple[str, str, str]]:
     minutes = calls.get("minutes", 15)
     most = totals.get("sandboxes_max")
     boxes = totals.get("sandboxes", snapshot.node.get("sandboxes", 0))
-    models = f"{totals.get('models', 0)} models"
+    count = totals.get("models", 0)
+    models = f"{count} model" if count == 1 else f"{count} models"
     return [
         (f"calls {minutes}m", text.count(calls.get("calls")), bars("calls")),
         ("p95 ms", text.millis(calls.get("p95_ms")), bars("p95_ms")),
