@@ -130,6 +130,16 @@ class Sandbox:
     reply_bytes_max: Annotated[
         int, _doc("Largest answer of a version; it may ask for less.", ge=1024)
     ] = 64 * 1024 * 1024
+    zygote_memory_bytes_max: Annotated[
+        int,
+        _doc(
+            "Memory for sandboxes started ahead of calls; 0: none; -1: a tenth, at most 2 GiB.",
+            ge=-1,
+        ),
+    ] = -1
+    zygote_idle_s: Annotated[
+        int, _doc("Time without a cold start after which none is kept ahead.", ge=1)
+    ] = 300
     cgroup_parent: Annotated[
         str, _doc("Delegated cgroup v2 parent for containers; empty: find it.")
     ] = ""

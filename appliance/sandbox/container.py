@@ -5,6 +5,8 @@ Never: imports ``podman`` (its executor calls for it); decides when a sandbox is
 Read next: ``hardening`` (what a container is), ``link`` (how one talks to it), ``PROTOCOL.md``.
 
     create -> init -> verify, limit, pin, remount -> start -> HELLO -> verify -> LOAD -> REQ ...
+
+Made ahead (a zygote), IMPORT and ``bind`` come before LOAD: bound to one version, once.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import json
 import logging
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator
-from importlib import resources
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from appliance import clock
@@ -34,21 +36,29 @@ from appliance.errors import (
     RunnerCrashed,
     RunnerProtocol,
 )
-from appliance.sandbox import hardening, kernel, limits
+from appliance.sandbox import hardening, kernel, limits, scripts
 from appliance.sandbox.hardening import Slot
 from appliance.sandbox.kernel import SubIds
 from appliance.sandbox.link import GuestFault, Link, LinkLost, ReplyOverCap, Sink
 from appliance.sandbox.runtimes.language import Language
-from appliance.sandbox.spec import Level, Reply, Request, SandboxInfo, SandboxSpec, State
+from appliance.sandbox.spec import (
+    Level,
+    Reply,
+    Request,
+    SandboxInfo,
+    SandboxSpec,
+    State,
+    ZygoteKey,
+)
 
 if TYPE_CHECKING:
     from appliance.sandbox.podman import PodmanExecutor
 
 _LOG = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 20.0
+IMPORT_TIMEOUT_S = 300.0  # it may be held back for a while
 _END_TIMEOUT_S = 2.0
 _NICENESS = 5
-_NSENTER = "/usr/bin/nsenter"
 
 
 class Slots:
@@ -86,7 +96,13 @@ class PodmanSandbox:
     """``Sandbox`` in one container."""
 
     def __init__(
-        self, executor: PodmanExecutor, spec: SandboxSpec, *, level: Level, slot: Slot
+        self,
+        executor: PodmanExecutor,
+        spec: SandboxSpec,
+        *,
+        level: Level,
+        slot: Slot,
+        key: ZygoteKey | None = None,
     ) -> None:
         self.id = clock.new_id("sb")
         self.spec = spec
@@ -95,6 +111,8 @@ class PodmanSandbox:
         self.cores: tuple[int, ...] = ()
         self.link = Link()
         self.pid = 0
+        self.modules: tuple[str, ...] = ()
+        self._key = key
         self._executor = executor
         self._box = executor.boxes / self.id
         self._pidfd = -1
@@ -139,8 +157,8 @@ class PodmanSandbox:
             PodmanUnavailable: it could not be made, or was not confined as it must be.
             RunnerCrashed: its runner did not come up.
         """
-        scripts = (language.builder,) if wheels else (language.runner, *language.helpers)
-        await asyncio.to_thread(self._prepare_box, scripts)
+        names = (language.builder,) if wheels else (language.runner, *language.helpers)
+        await asyncio.to_thread(self._prepare_box, names, language.name)
         await self.link.listen(self._box / "a.sock", uid=self.slot.user_uid)
         await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
@@ -156,6 +174,77 @@ class PodmanSandbox:
         self._verify()  # again: now the runner itself, not the OCI runtime's first stage
         self._state = "idle"
 
+    async def import_ahead(self) -> None:
+        """Have the runner import the key's modules, before there is a version.
+
+        Raises:
+            OutOfMemory, RunnerCrashed, RunnerProtocol: it is destroyed.
+        """
+        if self._key is None:
+            raise ValueError("this sandbox was not made ahead")
+        deps = "/deps" if self.spec.deps_key else ""
+        try:
+            async with asyncio.timeout(IMPORT_TIMEOUT_S):
+                await self.link.import_ahead({"deps": deps}, self._key.modules)
+        except (TimeoutError, GuestFault) as error:
+            await self._killed()
+            raise RunnerCrashed(
+                "The imports of a sandbox made ahead did not end well.", stderr=self.stderr_tail()
+            ) from error
+        except LinkLost as lost:
+            await self._raise_lost(lost)
+        except BaseException:
+            await asyncio.shield(self.destroy())
+            raise
+
+    def ready_ahead(self) -> None:
+        """It waits for its version now."""
+        self._state = "zygote"
+
+    def hold_back(self, held: bool) -> None:
+        """Stop the runner, or let it go on."""
+        if self._key is not None and self.pid and self.alive:
+            kernel.signal_all(
+                kernel.descendants(self.pid), signal.SIGSTOP if held else signal.SIGCONT
+            )
+
+    async def bind(self, spec: SandboxSpec) -> None:
+        """See ``Sandbox.bind``."""
+        if self._state != "zygote" or self._key is None or not self._key.is_fit_for(spec):
+            raise ValueError("this sandbox is not free, or not made for such a version")
+        self._state = "loading"  # from here on it is this version's or nobody's
+        try:
+            await self._executor.run(self._fit, spec)
+        except (OSError, ApplianceError) as error:
+            await asyncio.shield(self.destroy())
+            raise RunnerCrashed(f"A sandbox made ahead cannot be used: {error}") from error
+        except BaseException:
+            await asyncio.shield(self.destroy())
+            raise
+        self.spec = spec
+        self._watch()
+        self._last_used_ns = clock.now_ns()
+
+    def _fit(self, spec: SandboxSpec) -> None:
+        """Blocking: put every limit of the version in force, and look whether it is."""
+        self._verify()
+        family = kernel.descendants(self.pid)
+        if len(family) != 1:
+            raise RunnerCrashed(f"its imports left {len(family) - 1} processes behind")
+        sizes = hardening.tmpfs_sizes(spec)
+        self._executor.remounter.set_quotas(self.pid, sizes)
+        wanted = hardening.process_limits(spec, self.level)
+        for pid in (self.pid, *family):
+            kernel.set_limits(pid, wanted)
+            found = kernel.limits_of(pid)
+            if any(found[name] != value for name, value in wanted.items()):
+                raise RunnerCrashed("its limits did not change")
+        if kernel.descendants(self.pid) != family:
+            raise RunnerCrashed("its processes changed while it was bound")
+        if self.level == "enforced":
+            limit = hardening.cgroup_limits(spec)["memory"]["limit"]
+            kernel.set_memory_max(self.pid, limit)
+
     async def load(self, tar: AsyncIterator[bytes]) -> float:
         """See ``Sandbox.load``."""
         started = clock.monotonic_ns()
@@ -165,7 +254,7 @@ class PodmanSandbox:
         header = {"entry": self.spec.entry, "path": "/model", "deps": deps}
         try:
             async with asyncio.timeout(limit_ms / 1000):
-                await self.link.load(header, tar)
+                _, self.modules = await self.link.load(header, tar)
         except TimeoutError as error:
             await self._killed()
             raise LoadTimeout(
@@ -244,16 +333,15 @@ class PodmanSandbox:
             self._destroying = asyncio.create_task(self._destroy(), name=f"destroy-{self.id}")
         await asyncio.shield(self._destroying)
 
-    def _prepare_box(self, scripts: tuple[str, ...]) -> None:
+    def _prepare_box(self, names: tuple[str, ...], runtime: str) -> None:
         self._box.mkdir()
         self._box.chmod(0o711)  # whatever the umask: its user has to reach the socket
         (self._box / "record").write_text(
             f"{self.slot.root_uid} {self.slot.user_uid}\n", encoding="ascii"
         )
-        for script in scripts:
-            source = resources.files("appliance.sandbox").joinpath("guest", script)
-            target = self._box / script
-            target.write_bytes(source.read_bytes())
+        for name in names:
+            target = self._box / name
+            target.write_bytes(scripts.content(name, runtime))
             target.chmod(0o644)
 
     def _create_and_init(self, runtime_folder: str, language: Language, wheels: str) -> None:
@@ -282,27 +370,21 @@ class PodmanSandbox:
             build=bool(wheels),
         )
         self._made = True
-        api.must("post", "/containers/create", data=json.dumps(body))
+        made = api.must("post", "/containers/create", data=json.dumps(body))
         api.must("post", f"/containers/{self.id}/init")
-        about = api.must("get", f"/containers/{self.id}/json")
-        self.pid = int(about["State"]["Pid"])
+        self.pid = executor.service.pid_of(str(made["Id"]))
+        if not self.pid:
+            about = api.must("get", f"/containers/{self.id}/json")
+            self.pid = int(about["State"]["Pid"])
         self._pidfd = os.pidfd_open(self.pid)
         self._verify()
-        wanted = hardening.process_limits(spec, self.level, build=bool(wheels))
+        ahead = self._key is not None
+        wanted = hardening.process_limits(spec, self.level, build=bool(wheels), ahead=ahead)
         kernel.set_limits(self.pid, wanted)
         if self.level != "enforced":
             kernel.pin(self.pid, self.cores, _NICENESS)
-        self._cap_inodes(build=bool(wheels))
-
-    def _cap_inodes(self, *, build: bool) -> None:
-        """Give each writable mount its inode quota: Podman takes no such option."""
-        script = hardening.remount_script(
-            hardening.tmpfs_sizes(self.spec, build=build), build=build
-        )
-        command = [_NSENTER, f"--target={self.pid}", "--user", "--mount"]
-        found = kernel.call([*command, "/bin/sh", "-ec", script])
-        if found:
-            raise PodmanUnavailable(f"A sandbox's inode quota cannot be set: {found}")
+        # Podman takes no inode quota.
+        executor.remounter.set_quotas(self.pid, hardening.tmpfs_sizes(spec, build=bool(wheels)))
 
     def _verify(self) -> None:
         """Check what the kernel says about the first process.

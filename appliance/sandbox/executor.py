@@ -16,13 +16,23 @@ from typing import Any, Protocol
 
 from appliance import config
 from appliance.sandbox.link import Sink
-from appliance.sandbox.spec import LimitsReport, Reply, Request, SandboxInfo, SandboxSpec
+from appliance.sandbox.spec import (
+    LimitsReport,
+    Reply,
+    Request,
+    SandboxInfo,
+    SandboxSpec,
+    ZygoteKey,
+)
 
 ENGINES = {"podman": "appliance.sandbox.podman:PodmanExecutor"}
 
 
 class Sandbox(Protocol):
-    """One container made for one version; used by one call at a time; never handed on."""
+    """One container for one version; used by one call at a time; never handed on.
+
+    One that was made ahead (``Executor.create_ahead``) has no version until ``bind``.
+    """
 
     @property
     def id(self) -> str:
@@ -32,6 +42,22 @@ class Sandbox(Protocol):
     @property
     def alive(self) -> bool:
         """False from the moment it was destroyed or ended by itself."""
+        ...
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What ``load`` imported besides the model's own files, as the guest claims."""
+        ...
+
+    async def bind(self, spec: SandboxSpec) -> None:
+        """Make a sandbox that was made ahead the sandbox of this version, once and for ever.
+
+        Every limit is the version's own when this returns.
+
+        Raises:
+            ValueError: it was not made ahead, is bound already, or does not fit.
+            PodmanUnavailable, RunnerCrashed: it cannot be used; it is destroyed.
+        """
         ...
 
     async def load(self, tar: AsyncIterator[bytes]) -> float:
@@ -96,6 +122,22 @@ class Executor(Protocol):
             LimitsUnenforced: this host holds no limits, or weaker ones were not accepted.
             RuntimeMissing, PodmanUnavailable, CapacityExhausted, RunnerCrashed.
         """
+        ...
+
+    async def create_ahead(self, key: ZygoteKey) -> Sandbox:
+        """A sandbox without a version, its runner up and the key's modules imported inside.
+
+        Raises:
+            What ``create`` raises; OutOfMemory: the imports took more than the key's memory.
+        """
+        ...
+
+    def has_installed(self, key: ZygoteKey) -> bool:
+        """Whether the key's runtime and dependencies are installed; blocking."""
+        ...
+
+    def hold_back(self, held: bool) -> None:
+        """Stop (or let run again) whatever ``create_ahead`` has running inside sandboxes."""
         ...
 
     async def build(

@@ -19,6 +19,7 @@ from appliance.sandbox.spec import MIB, Level, SandboxSpec
 
 SHM_BYTES = 64 * MIB
 NOFILE = 1024
+FSIZE_AHEAD = 1 << 44
 _PAGE = 4096
 TMPFS_MOUNTS = ("/tmp", "/dev/shm", "/model")  # noqa: S108 - paths inside the container
 
@@ -106,15 +107,18 @@ def tmpfs_sizes(spec: SandboxSpec, *, build: bool = False) -> TmpfsSizes:
     )
 
 
-def process_limits(spec: SandboxSpec, level: Level, *, build: bool = False) -> dict[str, int]:
+def process_limits(
+    spec: SandboxSpec, level: Level, *, build: bool = False, ahead: bool = False
+) -> dict[str, int]:
     """The rlimits of the first process, inherited by all; ``data`` only where no cgroup counts.
 
+    Made ``ahead``, files may be as large as their mounts allow: a limit can only be lowered later.
     The monitor and the language's own threads are more than the version asked for.
     """
     sizes = tmpfs_sizes(spec, build=build).bytes
     found = {
         "nproc": _tasks(spec),
-        "fsize": max(sizes.values()),
+        "fsize": FSIZE_AHEAD if ahead else max(sizes.values()),
         "nofile": NOFILE,
         "core": 0,
         "msgqueue": 0,
@@ -279,15 +283,6 @@ def _mounts(
             }
         )
     return found
-
-
-def remount_script(sizes: TmpfsSizes, *, build: bool = False) -> str:
-    """Shell text that gives each writable mount its inode quota, run in the container's mounts."""
-    return " && ".join(
-        f"mount -o remount,{','.join(_flags(at, build=build))},size={sizes.bytes[at]},"
-        f"nr_inodes={sizes.inodes[at]} {at}"
-        for at in TMPFS_MOUNTS
-    )
 
 
 def _flags(destination: str, *, build: bool) -> tuple[str, ...]:

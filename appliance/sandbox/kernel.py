@@ -15,8 +15,7 @@ import os
 import pwd
 import resource
 import signal
-import subprocess
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,27 +120,6 @@ def kill(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
-def call(command: Sequence[str], timeout_s: float = 10.0) -> str:
-    """Run a helper program; what it complained about, "" if it succeeded. Blocking."""
-    try:
-        done = subprocess.run(  # noqa: S603 - own arguments
-            command,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C"},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{command[0]}: {error}"
-    if not done.returncode:
-        return ""
-    return (done.stderr or done.stdout).strip()[:500] or f"exit status {done.returncode}"
-
-
 def pids_by_uid(uids: Collection[int]) -> dict[int, list[int]]:
     """Every process of these host uids, one pass over ``/proc``.
 
@@ -155,6 +133,53 @@ def pids_by_uid(uids: Collection[int]) -> dict[int, list[int]]:
                 if uid in found:
                     found[uid].append(int(name))
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Every living process below this one, whoever made it; empty if it is gone."""
+    found: list[int] = []
+    for task in _listed(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                found += [int(word), *descendants(int(word))]
+    return found
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def signal_all(pids: Iterable[int], number: int) -> None:
+    """Send a signal to processes; those that are gone are left out."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def set_memory_max(pid: int, limit_bytes: int, *, proc: str = "/proc", root: str = "") -> None:
+    """Set ``memory.max`` of the cgroup v2 a process is in.
+
+    Args:
+        pid: the process.
+        limit_bytes: the new limit.
+        proc: where proc is mounted.
+        root: where the cgroup v2 tree is mounted, by default at its usual place.
+
+    Raises:
+        OSError: it may not be written, or the kernel kept another value.
+    """
+    text = Path(f"{proc}/{pid}/cgroup").read_text(encoding="ascii")
+    place = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "")
+    if place in ("", "/"):
+        raise OSError("the process is in no cgroup of its own")
+    file = Path(f"{root or '/sys/fs/cgroup'}{place}/memory.max")
+    file.write_text(f"{limit_bytes}\n", encoding="ascii")
+    kept = file.read_text(encoding="ascii").strip()
+    if not kept.isdigit() or int(kept) > limit_bytes or limit_bytes - int(kept) > _PAGE:
+        raise OSError(f"memory.max is {kept} after {limit_bytes} was written")
 
 
 def anonymous_bytes(pids: Iterable[int]) -> int:

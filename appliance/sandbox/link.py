@@ -31,9 +31,12 @@ LOG_LINES_MAX = 200
 LOG_BYTES_PER_S = 1024 * 1024
 LOG_FRAMES_PER_S = 64
 DETAIL_MAX = 2000
+NAMES_BYTES_MAX = 64 * 1024
+NAMES_MAX = 4096
 _READ_LIMIT = 256 * 1024
 _PREFIX = struct.Struct(">IQ")
 _PEER = struct.Struct("3i")
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(?:\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,11}")
 _CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,255}")
 
 Sink = Callable[[bytes], Awaitable[None]]
@@ -93,6 +96,13 @@ def clean(text: str, characters_max: int = DETAIL_MAX) -> str:
         return kept
     kept = kept.encode("utf-8", "replace").decode("utf-8")
     return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in kept)
+
+
+def modules_from_body(body: bytes) -> tuple[str, ...]:
+    """The module names in a READY: each once, in order; what is no name is left out."""
+    lines = body.decode("ascii", "replace").split("\n")
+    names = dict.fromkeys(line for line in lines if _MODULE.fullmatch(line))
+    return tuple(names)[:NAMES_MAX]
 
 
 def frame(header: dict[str, Any], body_bytes: int = 0) -> bytes:
@@ -230,13 +240,31 @@ class Link:
             raise LinkLost(self.protocol_error)
         await self._stop_listening()
 
-    async def load(self, header: dict[str, Any], tar: AsyncIterator[bytes]) -> Header:
-        """Send LOAD and the tar stream, wait for READY.
+    async def import_ahead(self, header: dict[str, Any], modules: tuple[str, ...]) -> None:
+        """Send IMPORT, wait for READY.
 
         Raises:
             LinkLost, GuestFault.
         """
         exchange = self._begin(_Open(ident="", answer="READY", body_bytes_max=0))
+        body = "\n".join(modules).encode("ascii")
+        try:
+            await self._send(frame({"type": "IMPORT", **header}, len(body)), body)
+            await exchange.done
+        except ReplyOverCap as error:
+            raise LinkLost("READY with a body after IMPORT") from error
+        finally:
+            self._open = None
+
+    async def load(
+        self, header: dict[str, Any], tar: AsyncIterator[bytes]
+    ) -> tuple[Header, tuple[str, ...]]:
+        """Send LOAD and the tar stream, wait for READY; its header, and the modules it names.
+
+        Raises:
+            LinkLost, GuestFault.
+        """
+        exchange = self._begin(_Open(ident="", answer="READY", body_bytes_max=NAMES_BYTES_MAX))
         try:
             await self._send(frame({"type": "LOAD", **header}))
             async for piece in tar:
@@ -249,10 +277,12 @@ class Link:
                     break
             else:
                 await self._send(frame({"type": "CHUNK", "last": True}))
-            answer, _ = await exchange.done
+            answer, body = await exchange.done
+        except ReplyOverCap as error:
+            raise LinkLost("READY is over its cap") from error
         finally:
             self._open = None
-        return answer
+        return answer, modules_from_body(body)
 
     async def request(self, request: Request) -> Reply:
         """Send REQ, wait for RES.

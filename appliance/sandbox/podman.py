@@ -23,13 +23,20 @@ import podman
 import requests
 
 from appliance import clock, config
-from appliance.errors import GuestError, LimitsUnenforced, OutOfMemory, PodmanUnavailable
+from appliance.errors import (
+    GuestError,
+    LimitsUnenforced,
+    OutOfMemory,
+    PodmanUnavailable,
+    RuntimeMissing,
+)
 from appliance.sandbox import hardening, images, kernel, limits
 from appliance.sandbox.container import PodmanSandbox, Slots
 from appliance.sandbox.link import Sink
+from appliance.sandbox.mounts import Remounter
 from appliance.sandbox.runtimes import RUNTIMES
 from appliance.sandbox.service import PodmanService, find_runtime
-from appliance.sandbox.spec import Level, LimitsReport, Request, SandboxSpec
+from appliance.sandbox.spec import Level, LimitsReport, Request, SandboxSpec, ZygoteKey
 
 _LOG = logging.getLogger(__name__)
 _API_TIMEOUT_S = 30.0
@@ -121,6 +128,9 @@ class PodmanExecutor:
         self._threads = ThreadPoolExecutor(2 * len(self.cores) + 4, "podman")
         self._sandboxes: dict[str, PodmanSandbox] = {}
         self._pinned: dict[int, int] = dict.fromkeys(self.cores, 0)
+        self._importing: set[PodmanSandbox] = set()
+        self._held = False
+        self._remounter: Remounter | None = None
         self._limits = limits.unprobed("Not started.")
         self._probing = asyncio.Lock()
         self._version = ""
@@ -130,6 +140,13 @@ class PodmanExecutor:
     def limits(self) -> LimitsReport:
         """What the probe found."""
         return self._limits
+
+    @property
+    def remounter(self) -> Remounter:
+        """Who sets the quotas of containers' mounts."""
+        if self._remounter is None:
+            raise PodmanUnavailable("Podman's service is not running.")
+        return self._remounter
 
     async def start(self) -> None:
         """See ``Executor.start``."""
@@ -159,6 +176,7 @@ class PodmanExecutor:
             },
         )
         await self.service.start()
+        self._remounter = Remounter(self.service.keeper_pid)
         self.watchdog.start()
         for level in ("enforced", "supervised"):
             profile = json.dumps(hardening.seccomp_profile(level))
@@ -172,6 +190,8 @@ class PodmanExecutor:
         """See ``Executor.close``."""
         await asyncio.gather(*(box.destroy() for box in list(self._sandboxes.values())))
         self.watchdog.stop()
+        if self._remounter is not None:
+            await asyncio.to_thread(self._remounter.stop)
         if self.service is not None:
             await self.service.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -179,6 +199,45 @@ class PodmanExecutor:
 
     async def create(self, spec: SandboxSpec) -> PodmanSandbox:
         """See ``Executor.create``."""
+        return await self._make(spec, await self._accepted_level())
+
+    async def create_ahead(self, key: ZygoteKey) -> PodmanSandbox:
+        """See ``Executor.create_ahead``."""
+        sandbox = await self._make(key.spec, await self._accepted_level(), key=key)
+        self._importing.add(sandbox)
+        try:
+            if self._held:
+                sandbox.hold_back(True)
+            if RUNTIMES[key.runtime].imports_ahead and key.modules:
+                await sandbox.import_ahead()
+        except BaseException:
+            await asyncio.shield(sandbox.destroy())
+            raise
+        finally:
+            self._importing.discard(sandbox)
+        sandbox.ready_ahead()
+        return sandbox
+
+    def has_installed(self, key: ZygoteKey) -> bool:
+        """See ``Executor.has_installed``."""
+        try:
+            images.require(self.data_dir, key.runtime, key.runtime_digest)
+        except RuntimeMissing:
+            return False
+        return not key.deps_key or (self.data_dir / "deps" / key.deps_key).is_dir()
+
+    def hold_back(self, held: bool) -> None:
+        """See ``Executor.hold_back``."""
+        self._held = held
+        for sandbox in self._importing:
+            sandbox.hold_back(held)
+
+    async def _accepted_level(self) -> Level:
+        """What holds the limits here.
+
+        Raises:
+            LimitsUnenforced: nothing does, or nothing that was accepted.
+        """
         if not self._limits.mechanism:
             await self._probe_if_possible()
         report = self._limits
@@ -192,7 +251,7 @@ class PodmanExecutor:
                 "and that was not accepted.",
                 hint="set sandbox.accept_supervised_limits = true, or delegate a cgroup v2",
             )
-        return await self._make(spec, report.level)
+        return report.level
 
     async def build(
         self, spec: SandboxSpec, requirements: tuple[str, ...], wheels: str, sink: Sink
@@ -241,11 +300,18 @@ class PodmanExecutor:
             for core in sandbox.cores:
                 self._pinned[core] -= 1
 
-    async def _make(self, spec: SandboxSpec, level: Level, *, wheels: str = "") -> PodmanSandbox:
+    async def _make(
+        self,
+        spec: SandboxSpec,
+        level: Level,
+        *,
+        wheels: str = "",
+        key: ZygoteKey | None = None,
+    ) -> PodmanSandbox:
         runtime = await asyncio.to_thread(
             images.require, self.data_dir, spec.runtime, spec.runtime_digest
         )
-        sandbox = PodmanSandbox(self, spec, level=level, slot=self.slots.take())
+        sandbox = PodmanSandbox(self, spec, level=level, slot=self.slots.take(), key=key)
         sandbox.cores = self.place(spec.resources.cpus)
         self._sandboxes[sandbox.id] = sandbox
         try:

@@ -2,7 +2,7 @@
 
 Owns: reuse (same version only), the bounded queue, caps, idle time, eviction, draining.
 Never: talks to Podman or the runner; sees a tenant's name.
-Read next: ``executor`` (what it drives).
+Read next: ``executor`` (what it drives), ``zygotes`` (what is ready before it is asked for).
 
 A call becomes a waiter, served in order: by an idle sandbox of its version, else by the right to
 make one (if need be by ending an idle sandbox of another version), else when a sandbox is freed.
@@ -20,9 +20,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance import clock, config
-from appliance.errors import ApplianceError, CapacityExhausted, Draining, ModelRaised
+from appliance.errors import (
+    ApplianceError,
+    CapacityExhausted,
+    Draining,
+    GuestError,
+    LoadFailed,
+    LoadTimeout,
+    ModelRaised,
+)
 from appliance.sandbox.executor import Executor, Sandbox
 from appliance.sandbox.spec import Reply, Request, SandboxInfo, SandboxSpec
+from appliance.sandbox.zygotes import Zygotes
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,6 +44,7 @@ class _Entry:
 
     sandbox: Sandbox
     spec: SandboxSpec
+    ahead: bool = False
     lent: bool = True
     retiring: bool = False
     timer: asyncio.TimerHandle | None = None
@@ -59,11 +69,17 @@ class _Waiter:
 
 
 class Lease:
-    """A sandbox lent for one call. ``queue_us`` waited, ``load_us`` made and loaded (0 if warm)."""
+    """A sandbox lent for one call. ``queue_us`` waited, ``load_us`` made and loaded (0 if warm).
 
-    def __init__(self, sandbox: Sandbox, *, cold: bool, queue_us: int, load_us: int) -> None:
+    ``cold`` is whether it was made or bound for this call, ``ahead`` whether it was made ahead.
+    """
+
+    def __init__(
+        self, sandbox: Sandbox, *, cold: bool, queue_us: int, load_us: int, ahead: bool = False
+    ) -> None:
         self.sandbox_id = sandbox.id
         self.cold = cold
+        self.ahead = ahead
         self.queue_us = queue_us
         self.load_us = load_us
         self._sandbox = sandbox
@@ -102,6 +118,7 @@ class Pool:
         self._instances_max = settings.instances_max or 4 * cores
         self._per_version_max = settings.instances_per_version_max or cores
         self._creations = asyncio.Semaphore(2 * cores)
+        self._zygotes = Zygotes(executor, settings)
         self._entries: dict[str, _Entry] = {}
         self._counts: dict[str, int] = {}  # sandboxes of a version, those being made included
         self._waiters: list[_Waiter] = []
@@ -117,7 +134,8 @@ class Pool:
 
         Args:
             spec: the version's sandbox.
-            load: makes the tar stream of the model's files; called once per cold start.
+            load: makes the tar stream of the model's files; called once per cold start, and again
+                if the load in a sandbox made ahead failed.
 
         Raises:
             CapacityExhausted: the queue is full or the wait was too long.
@@ -135,6 +153,7 @@ class Pool:
             lease = Lease(
                 entry.sandbox,
                 cold=cold,
+                ahead=entry.ahead,
                 queue_us=(granted - started) // 1000,
                 load_us=(clock.monotonic_ns() - granted) // 1000 if cold else 0,
             )
@@ -158,15 +177,16 @@ class Pool:
         return self._instances_max
 
     def list(self) -> tuple[SandboxInfo, ...]:
-        """Every loaded sandbox, oldest first."""
+        """Every loaded sandbox and every one made ahead, oldest first."""
         found = [entry.sandbox.info() for entry in self._entries.values()]
+        found += self._zygotes.list()
         return tuple(sorted(found, key=lambda info: info.created_ns))
 
     async def stop(self, sandbox_id: str) -> bool:
         """Destroy one sandbox now, a call in it included; False if there is none of this id."""
         entry = self._entries.get(sandbox_id)
         if entry is None:
-            return False
+            return await self._zygotes.stop(sandbox_id)
         if entry.lent:
             entry.retiring = True
             await entry.sandbox.destroy()
@@ -189,6 +209,7 @@ class Pool:
             if not waiter.grant.done():
                 waiter.grant.set_exception(Draining("The appliance is shutting down."))
         self._waiters.clear()
+        await self._zygotes.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._quiet.wait()
@@ -295,15 +316,39 @@ class Pool:
         try:
             if victim is not None:
                 await asyncio.shield(self._spawn(victim.sandbox.destroy()))
-            async with self._creations:
-                sandbox = await self._executor.create(spec)
-            await sandbox.load(load())
+            with self._zygotes.callers_start():
+                sandbox = await self._bound(spec, load)
+                ahead = sandbox is not None
+                if sandbox is None:
+                    async with self._creations:
+                        sandbox = await self._executor.create(spec)
+                    await sandbox.load(load())
+            self._zygotes.loaded(spec, sandbox.modules, ahead=ahead)
         except BaseException:
             self._spawn(self._undo(spec.version_key, sandbox))
             raise
-        entry = _Entry(sandbox=sandbox, spec=spec)
+        entry = _Entry(sandbox=sandbox, spec=spec, ahead=ahead)
         self._entries[sandbox.id] = entry
         return entry
+
+    async def _bound(self, spec: SandboxSpec, load: Load) -> Sandbox | None:
+        """One that was made ahead, loaded. None if there is none, or it did not serve.
+
+        Whether the model or what was imported before it is at fault, only a sandbox of its own can
+        say: the caller then gets that one.
+        """
+        sandbox = await self._zygotes.take(spec)
+        if sandbox is None:
+            return None
+        try:
+            await sandbox.load(load())
+        except BaseException as error:
+            await asyncio.shield(self._spawn(sandbox.destroy()))
+            if isinstance(error, LoadTimeout) or not isinstance(error, GuestError | LoadFailed):
+                raise
+            _LOG.info("a load in a sandbox made ahead failed (%s); again from nothing", error.slug)
+            return None
+        return sandbox
 
     async def _undo(self, key: str, sandbox: Sandbox | None) -> None:
         if sandbox is not None:

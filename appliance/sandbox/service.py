@@ -121,6 +121,33 @@ class PodmanService:
         alive = self._process is not None and self._process.returncode is None
         return self._process.pid if alive and self._process else 0
 
+    def pid_of(self, container_id: str) -> int:
+        """A container's first process by the file its monitor wrote; 0 if it is not there.
+
+        Asking Podman takes milliseconds. Whoever uses it verifies what it is.
+        """
+        folder = self.base / "runroot" / "vfs-containers" / container_id / "userdata"
+        try:
+            return int((folder / "pidfile").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0
+
+    @property
+    def keeper_pid(self) -> int:
+        """The process that keeps Podman's user and mount namespace.
+
+        Raises:
+            PodmanUnavailable: there is none.
+        """
+        try:
+            return int(self._keeper_file.read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise PodmanUnavailable("Podman keeps no namespace.") from error
+
+    @property
+    def _keeper_file(self) -> Path:
+        return self.base / "xdg" / "libpod" / "tmp" / "pause.pid"
+
     def on_restart(self, call: Callable[[], None]) -> None:
         """Call this after the service was started anew."""
         self._on_restart = call
@@ -280,9 +307,8 @@ class PodmanService:
         """Own processes that work in this run folder: service, conmon, the namespace's keeper."""
         found = []
         needle = str(self.base).encode() + b"/"
-        keeper = self.base / "xdg" / "libpod" / "tmp" / "pause.pid"
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(keeper.read_text(encoding="ascii"))
+        with contextlib.suppress(OSError, PodmanUnavailable):
+            pid = self.keeper_pid
             if b"podman" in Path(f"/proc/{pid}/comm").read_bytes():
                 found.append(pid)
         for pid in kernel.pids_by_uid({os.getuid()})[os.getuid()]:

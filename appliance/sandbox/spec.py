@@ -1,6 +1,6 @@
 """What a sandbox is asked to be, and what crosses its edge: plain frozen values.
 
-Owns: ``SandboxSpec``, ``Request``, ``Reply``, ``LimitsReport``, ``SandboxInfo``.
+Owns: ``SandboxSpec``, ``ZygoteKey``, ``Request``, ``Reply``, ``LimitsReport``, ``SandboxInfo``.
 Never: does I/O; knows Podman, tenants' names or HTTP.
 Read next: ``executor`` (who makes sandboxes from these), ``PROTOCOL.md``.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 from appliance.records import CallLimits, Resources
 
 Level = Literal["enforced", "supervised", "none"]
-State = Literal["starting", "idle", "loading", "ready", "busy", "killed"]
+State = Literal["starting", "zygote", "idle", "loading", "ready", "busy", "killed"]
 
 MIB = 1024 * 1024
 
@@ -37,6 +37,42 @@ class SandboxSpec:
     model_bytes: int = 0
     idle_timeout_s: int = 120
     entry: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZygoteKey:
+    """What a sandbox that is started ahead is made for: it fits any version with the same.
+
+    The resources are part of it, so that every limit is in force from the first instruction and
+    binding changes only what depends on the size of the artifact.
+    """
+
+    runtime: str
+    runtime_digest: str
+    deps_key: str
+    resources: Resources
+    modules: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> SandboxSpec:
+        """The sandbox of nobody and no version."""
+        return SandboxSpec(
+            version_key="",
+            tenant_id="",
+            runtime=self.runtime,
+            runtime_digest=self.runtime_digest,
+            deps_key=self.deps_key,
+            resources=self.resources,
+        )
+
+    def is_fit_for(self, spec: SandboxSpec) -> bool:
+        """Whether a version's sandbox can be made of this."""
+        return (
+            self.runtime == spec.runtime
+            and self.runtime_digest == spec.runtime_digest
+            and self.deps_key == spec.deps_key
+            and self.resources == spec.resources
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +112,10 @@ class LimitsReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxInfo:
-    """One running sandbox, for lists. Sizes in bytes, ``cpu_ms`` since its start."""
+    """One running sandbox, for lists. Sizes in bytes, ``cpu_ms`` since its start.
+
+    In state ``zygote`` it has no version and no tenant yet: both are empty.
+    """
 
     id: str
     version_key: str

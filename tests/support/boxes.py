@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.records import CallLimits, Resources
 from appliance.sandbox.executor import Executor, Sandbox
-from appliance.sandbox.spec import MIB, Request, SandboxSpec
+from appliance.sandbox.spec import MIB, Request, SandboxSpec, ZygoteKey
 
 RUNTIME = "python3.11"
 
@@ -91,6 +91,32 @@ def send(header, size, body=b""):
 """
 
 
+class Ways:
+    """How ``box`` gets its sandbox: made for its version, or made ahead and then bound."""
+
+    ahead = False
+
+
+def key_of(spec: SandboxSpec, *modules: str) -> ZygoteKey:
+    """The kind of zygote that fits a version."""
+    return ZygoteKey(
+        runtime=spec.runtime,
+        runtime_digest=spec.runtime_digest,
+        deps_key=spec.deps_key,
+        resources=spec.resources,
+        modules=modules,
+    )
+
+
+async def sandbox_for(executor: Executor, spec: SandboxSpec) -> Sandbox:
+    """A sandbox of this version, not loaded."""
+    if not Ways.ahead:
+        return await executor.create(spec)
+    sandbox = await executor.create_ahead(key_of(spec, "decimal", "csv"))
+    await sandbox.bind(spec)
+    return sandbox
+
+
 class Box:
     """A loaded sandbox that is easy to ask."""
 
@@ -134,7 +160,7 @@ async def box(
     """A sandbox with the model in ``files`` loaded, destroyed at the end."""
     files = files or {"model.py": RUN_MODEL}
     spec = spec or spec_of(files=files)
-    sandbox = await executor.create(spec)
+    sandbox = await sandbox_for(executor, spec)
     try:
         await sandbox.load(pieces(tar_of(files)))
         yield Box(sandbox, spec)

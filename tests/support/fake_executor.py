@@ -31,6 +31,7 @@ from appliance.sandbox.spec import (
     SandboxInfo,
     SandboxSpec,
     State,
+    ZygoteKey,
 )
 
 
@@ -45,10 +46,26 @@ class FakeSandbox:
         self._stopped = asyncio.Event()
         self._made_ns = clock.now_ns()
         self._printed: list[str] = []
+        self.modules: tuple[str, ...] = ()
+        self.key: ZygoteKey | None = None
 
     @property
     def alive(self) -> bool:
         return self._state != "killed"
+
+    async def bind(self, spec: SandboxSpec) -> None:
+        if self.key is None or self._state != "zygote" or not self.key.is_fit_for(spec):
+            raise ValueError("not free")
+        await asyncio.sleep(0)
+        if self._executor.bind_fails:
+            await self.destroy()
+            raise RunnerCrashed("cannot be bound")
+        self.spec = spec
+        self._state = "loading"
+
+    def await_its_version(self, key: ZygoteKey) -> None:
+        self.key = key
+        self._state = "zygote"
 
     async def load(self, tar: AsyncIterator[bytes]) -> float:
         data = b"".join([piece async for piece in tar])
@@ -64,6 +81,9 @@ class FakeSandbox:
             limit_ms = self.spec.limits.load_timeout_ms
             raise LoadTimeout("not ready in time", limit_ms=limit_ms) from None
         self._state = "ready"
+        ahead = self.key.modules if self.key else ()
+        own = self._executor.modules.get(self.spec.version_key, ())
+        self.modules = tuple(dict.fromkeys((*ahead, *own)))
         return seconds * 1000
 
     async def request(self, request: Request) -> Reply:
@@ -145,7 +165,7 @@ class FakeSandbox:
             created_ns=self._made_ns,
             calls=len(self.requests),
             rss_bytes=1,
-            memory_bytes=1,
+            memory_bytes=self._executor.memory_bytes,
             cpu_ms=0,
             last_used_ns=self._made_ns,
         )
@@ -167,6 +187,14 @@ class FakeExecutor:
         self.load_s = 0.0
         self.destroy_s = 0.0
         self._creating = 0
+        self.modules: dict[str, tuple[str, ...]] = {}
+        self.memory_bytes = 1
+        self.bind_fails = False
+        self.ahead_fails = False
+        self.tried_ahead = 0
+        self.made_ahead = 0
+        self.held: list[bool] = []
+        self.gone: set[str] = set()
 
     async def start(self) -> None:
         pass
@@ -187,6 +215,23 @@ class FakeExecutor:
         self.made += 1
         self.most_at_once = max(self.most_at_once, len(self.sandboxes))
         return sandbox
+
+    async def create_ahead(self, key: ZygoteKey) -> FakeSandbox:
+        self.tried_ahead += 1
+        if self.ahead_fails:
+            raise RunnerCrashed("not ahead")
+        await asyncio.sleep(self.create_s)
+        sandbox = FakeSandbox(self, key.spec)
+        sandbox.await_its_version(key)
+        self.sandboxes[sandbox.id] = sandbox
+        self.made_ahead += 1
+        return sandbox
+
+    def has_installed(self, key: ZygoteKey) -> bool:
+        return key.deps_key not in self.gone
+
+    def hold_back(self, held: bool) -> None:
+        self.held.append(held)
 
     async def build(
         self, spec: SandboxSpec, requirements: tuple[str, ...], wheels: str, sink: Sink

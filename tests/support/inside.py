@@ -23,7 +23,14 @@ from appliance.auth.peer import Peer
 from appliance.errors import ModelRaised, RunnerCrashed
 from appliance.node import Node
 from appliance.records import Artifact, ArtifactFile, Manifest, Version
-from appliance.sandbox.spec import LimitsReport, Reply, Request, SandboxInfo, SandboxSpec
+from appliance.sandbox.spec import (
+    LimitsReport,
+    Reply,
+    Request,
+    SandboxInfo,
+    SandboxSpec,
+    ZygoteKey,
+)
 from appliance.wire import Front
 
 PASSPHRASE = "a passphrase for tests only"
@@ -43,6 +50,13 @@ class EchoSandbox:
     @property
     def alive(self) -> bool:
         return not self._ended.is_set()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return ()
+
+    async def bind(self, spec: SandboxSpec) -> None:
+        self._spec = spec
 
     async def load(self, tar: AsyncIterator[bytes]) -> float:
         async for _ in tar:
@@ -69,8 +83,9 @@ class EchoSandbox:
     def info(self) -> SandboxInfo:
         return SandboxInfo(
             id=self.id, version_key=self._spec.version_key, tenant_id=self._spec.tenant_id,
-            state="ready", pid=1, created_ns=clock.now_ns(), calls=self._calls, rss_bytes=1,
-            memory_bytes=2, cpu_ms=3, last_used_ns=clock.now_ns(),
+            state="ready" if self._spec.version_key else "zygote", pid=1,
+            created_ns=clock.now_ns(), calls=self._calls, rss_bytes=1, memory_bytes=2, cpu_ms=3,
+            last_used_ns=clock.now_ns(),
         )  # fmt: skip
 
 
@@ -91,6 +106,15 @@ class EchoExecutor:
 
     async def create(self, spec: SandboxSpec) -> EchoSandbox:
         return EchoSandbox(spec)
+
+    async def create_ahead(self, key: ZygoteKey) -> EchoSandbox:
+        return EchoSandbox(key.spec)
+
+    def has_installed(self, key: ZygoteKey) -> bool:
+        return True
+
+    def hold_back(self, held: bool) -> None:
+        pass
 
     async def build(self, spec: Any, requirements: Any, wheels: Any, sink: Any) -> None:
         raise NotImplementedError

@@ -30,7 +30,8 @@ async def bad_files() -> AsyncIterator[bytes]:
 
 
 def pool_of(executor: FakeExecutor, **settings: Any) -> Pool:
-    values = {"instances_max": 4, "instances_per_version_max": 2, "queue_timeout_s": 5, **settings}
+    values = {"instances_max": 4, "instances_per_version_max": 2, "queue_timeout_s": 5,
+              "zygote_memory_bytes_max": 0, **settings}  # fmt: skip
     return Pool(executor, config.Sandbox(**values))
 
 

@@ -23,6 +23,13 @@ from tui.nav import Place
 from tui.table import Column
 
 
+def name_of(row: Row) -> str:
+    """What a sandbox runs, in words."""
+    if row["state"] == "zygote":
+        return "(started ahead)"
+    return f"{row['tenant']}/{row['model']} v{row['version']}"
+
+
 class Sandboxes(ListPage):
     """One row per container; Enter shows the version it runs."""
 
@@ -37,7 +44,7 @@ class Sandboxes(ListPage):
         Column(
             name="model",
             title="MODEL",
-            text=lambda r: f"{r['tenant']}/{r['model']} v{r['version']}",
+            text=lambda r: name_of(r),
             width=22,
             flex=2,
         ),
@@ -106,8 +113,10 @@ class Sandboxes(ListPage):
         """Sandboxes are named by their id."""
         return str(row["id"])
 
-    def open_row(self, row: Row) -> Place:
-        """The version it runs."""
+    def open_row(self, row: Row) -> Place | None:
+        """The version it runs; one that was started ahead runs none yet."""
+        if row["state"] == "zygote":
+            return None
         return Place("version", (str(row["tenant"]), str(row["model"]), str(row["version"])))
 
     @work(exclusive=True, group="dialog")
@@ -116,7 +125,7 @@ class Sandboxes(ListPage):
         row = self.row
         if row is None or not self.console.may("Stop sandbox"):
             return
-        name = f"{row['tenant']}/{row['model']} v{row['version']}"
+        name = name_of(row)
         consent = await self.app.push_screen_wait(
             Confirm(
                 title=f"Stop sandbox {row['id']}",

@@ -32,7 +32,8 @@ class Language:
     needs beside those the version asked for. ``setup`` and ``finish`` are commands before and
     after the packages are put into the root folder (``$1``). A runtime with a ``compiler`` runs
     what that other runtime made of the artifact at its registration, the file ``compiled``; a
-    runtime that ``is_compiler`` runs no versions of its own.
+    runtime that ``is_compiler`` runs no versions of its own. A runner that ``imports_ahead``
+    understands IMPORT.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Language:
     compiler: str = ""
     compiled: str = ""
     is_compiler: bool = False
+    imports_ahead: bool = False
 
     def argv(self, memory_bytes: int) -> tuple[str, ...]:
         """The command of a sandbox that has this much memory."""

@@ -24,7 +24,10 @@ PYTHON_3_11 = Language(
     ),
     proof="usr/bin/python3.11",
     runner="python_runner.py",
-    command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_runner.py"),
+    # Without -S every start would wait for the site module, which the runner imports later.
+    command=("/usr/bin/python3.11", "-I", "-S", "-B", "/run/app/python_runner.py"),
+    helpers=("python_serve.py",),
+    imports_ahead=True,
     builder="python_builder.py",
     build_command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_builder.py"),
     entry_pattern=r"[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}",

@@ -1,0 +1,61 @@
+"""The remounter: a small program that sets the quotas of containers' writable mounts.
+
+Owns: one process in Podman's user and mount namespace, where that is allowed; started by
+``mounts``, one JSON line in, one line out ("" or what went wrong). Standard library only.
+Never: is imported by the appliance; enters a container, or runs anything of one.
+Read next: ``mounts``.
+
+``fspick`` and ``fsconfig`` change a mounted file system's own options from outside. A ``mount``
+run inside each container took ten milliseconds of every start.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+
+FSPICK, FSCONFIG = 433, 431  # the same on every architecture
+AT_FDCWD = -100
+FSPICK_CLOEXEC = 1
+SET_STRING, RECONFIGURE = 1, 7
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+
+
+def checked(what: str, result: int) -> int:
+    """The result of a system call, or its errno as ``OSError``."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), what)
+    return result
+
+
+def set_quota(path: str, size_bytes: int, inodes: int) -> None:
+    """Give the file system mounted at ``path`` a new size and number of inodes."""
+    handle = checked("fspick", _syscall(FSPICK, AT_FDCWD, path.encode(), FSPICK_CLOEXEC))
+    try:
+        for name, value in ((b"size", size_bytes), (b"nr_inodes", inodes)):
+            text = str(value).encode()
+            checked("fsconfig", _syscall(FSCONFIG, handle, SET_STRING, name, text, 0))
+        checked("reconfigure", _syscall(FSCONFIG, handle, RECONFIGURE, None, None, 0))
+    finally:
+        os.close(handle)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    for line in sys.stdin:
+        wrong = ""
+        try:
+            asked = json.loads(line)
+            for mount, (size_bytes, inodes) in asked["mounts"].items():
+                set_quota(f"/proc/{asked['pid']}/root{mount}", size_bytes, inodes)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            wrong = str(error).replace("\n", " ")
+        sys.stdout.write(wrong + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
