@@ -12,7 +12,11 @@ from appliance.errors import LoadFailed, ModelRaised, OutOfMemory
 from appliance.sandbox.podman import PodmanExecutor
 from appliance.sandbox.spec import MIB
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_way"),
+]
 
 LIMIT_MB = 128
 ROADS = {

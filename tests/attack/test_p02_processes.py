@@ -11,7 +11,11 @@ from boxes import Box, box, spec_of
 from appliance.errors import ModelRaised
 from appliance.sandbox.podman import PodmanExecutor
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_way"),
+]
 
 FORKS = """
 import os, time

@@ -10,7 +10,11 @@ from boxes import box, spec_of
 from appliance.sandbox.podman import PodmanExecutor
 from appliance.sandbox.spec import MIB
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_way"),
+]
 
 FILL = """
 import errno, os

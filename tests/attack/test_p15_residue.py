@@ -15,7 +15,11 @@ from appliance import config
 from appliance.sandbox import kernel
 from appliance.sandbox.podman import PodmanExecutor
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_way"),
+]
 
 CANARY = "canary-of-tenant-a"
 LEAVE = """

@@ -7,7 +7,11 @@ from boxes import box, spec_of
 
 from appliance.sandbox.podman import PodmanExecutor
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_way"),
+]
 
 SHOW = """
 import ctypes, os, socket
