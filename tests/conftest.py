@@ -19,6 +19,16 @@ from appliance.sandbox.podman import PodmanExecutor
 RUNTIME = "python3.11"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what starts containers in one process when tests run in several.
+
+    Two engines at once would compete for the cores that some of these tests measure.
+    """
+    for item in items:
+        if item.get_closest_marker("podman"):
+            item.add_marker(pytest.mark.xdist_group("podman"))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder ``APPLIANCE_TEST_DATA`` names: installed runtimes and dependency sets."""
