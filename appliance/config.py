@@ -124,6 +124,24 @@ class Sandbox:
     idle_timeout_s: Annotated[
         int, _doc("Idle time before a sandbox is destroyed; 0: after each call.", ge=0)
     ] = 120
+    idle_timeout_s_max: Annotated[
+        int, _doc("Longest idle_timeout_s a version may ask for.", ge=0)
+    ] = 3600
+    invoke_timeout_ms_max: Annotated[
+        int, _doc("Longest invoke_timeout_ms a version may ask for.", ge=100)
+    ] = 600_000
+    reserved_max: Annotated[
+        int,
+        _doc(
+            "Sandboxes all reservations together may keep; -1: half of those there may be.", ge=-1
+        ),
+    ] = -1
+    reserved_memory_bytes_max: Annotated[
+        int, _doc("Memory reservations may ask for together; -1: half of the machine's.", ge=-1)
+    ] = -1
+    free_memory_bytes_min: Annotated[
+        int, _doc("Free memory below which idle sandboxes end early; -1: a twentieth.", ge=-1)
+    ] = -1
     memory_bytes_max: Annotated[
         int, _doc("Most memory a version may ask for.", ge=64 * 1024 * 1024)
     ] = 4 * 1024**3

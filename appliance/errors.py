@@ -154,6 +154,13 @@ class Gone(CallerError):
     slug, status, title = "gone", 410, "Gone"
 
 
+class ReservationRefused(CallerError):
+    """So many sandboxes cannot be kept loaded, beside what is reserved already."""
+
+    slug, status, title = "reservation-refused", 409, "Reservation refused"
+    exit_code = EX_UNAVAILABLE
+
+
 class RevisionStale(CallerError):
     """Somebody changed the document since it was read; read it again and retry."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from appliance.records import Alias, ApiKey, Model, Tenant, Version
+from appliance.records import Alias, ApiKey, Model, Reservation, Tenant, Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +152,23 @@ class AliasRemoved(Event):
     SEALED: ClassVar[bool] = True
     model_id: str
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationSet(Event):
+    """A number of a version's sandboxes is kept loaded from now on."""
+
+    KIND: ClassVar[str] = "reservation.set"
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationRemoved(Event):
+    """A version's sandboxes are made on demand again; retiring it does this too, unsaid."""
+
+    KIND: ClassVar[str] = "reservation.removed"
+    model_id: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

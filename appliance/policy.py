@@ -42,6 +42,7 @@ PERMISSIONS: tuple[str, ...] = (
     "version:retire",
     "alias:set",
     "model:invoke",
+    "reservation:set",
     "audit:read",
     "audit:verify",
     "metrics:read",
@@ -58,7 +59,15 @@ _CACHE_MAX = 8192
 _NAME = re.compile(NAME_PATTERN)
 # A scope may narrow these to one model by appending ``:<model name>``.
 _PER_MODEL = frozenset(
-    {"model:read", "model:register", "model:remove", "model:invoke", "version:retire", "alias:set"}
+    {
+        "model:read",
+        "model:register",
+        "model:remove",
+        "model:invoke",
+        "version:retire",
+        "alias:set",
+        "reservation:set",
+    }
 )
 
 

@@ -183,6 +183,18 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """How many sandboxes of a version are kept loaded, whether or not it is called."""
+
+    model_id: str
+    tenant_id: str
+    number: int
+    warm: int
+    set_ns: int
+    set_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One audit entry: an event as it stands in the ledger.
 

@@ -13,7 +13,7 @@ from typing import Literal
 from appliance.records import CallLimits, Resources
 
 Level = Literal["enforced", "supervised", "none"]
-State = Literal["starting", "zygote", "idle", "loading", "ready", "busy", "killed"]
+State = Literal["starting", "zygote", "idle", "loading", "ready", "frozen", "busy", "killed"]
 
 MIB = 1024 * 1024
 

@@ -11,7 +11,7 @@ who is cancelled in the middle does not stop the command.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -33,6 +33,8 @@ from appliance.events import (
     KeyRevoked,
     ModelCreated,
     ModelRemoved,
+    ReservationRemoved,
+    ReservationSet,
     TenantCreated,
     TenantRemoved,
     VersionRegistered,
@@ -45,6 +47,7 @@ from appliance.records import (
     Artifact,
     Manifest,
     Model,
+    Reservation,
     Tenant,
     Version,
     require_name,
@@ -283,6 +286,65 @@ class Registry:
             if self.snapshot.alias(model_id, name) is None:
                 raise NotFound("There is no such alias.")
             event = AliasRemoved(model_id=model_id, name=name)
+            await self._commit(event, model.tenant_id, actor, model_id)
+
+        await self._run(command())
+
+    async def set_reservation(
+        self,
+        *,
+        model_id: str,
+        number: int,
+        warm: int,
+        fits: Callable[[Snapshot], None] = lambda _snapshot: None,
+        actor: str,
+    ) -> Reservation:
+        """Have a number of a version's sandboxes kept loaded; the same number changes nothing.
+
+        Args:
+            model_id: the model.
+            number: a version in service.
+            warm: how many, at least 1.
+            fits: raises if that is too many beside what is reserved already.
+            actor: who asks.
+
+        Raises:
+            NotFound: no such model or version.
+            Gone: the version was retired.
+        """
+
+        async def command() -> Reservation:
+            model = self._model(model_id)
+            version = self.snapshot.version(model_id, number)
+            if version is None:
+                raise NotFound("There is no such version.")
+            if version.retired_ns:
+                raise Gone(f"Version {number} was retired.")
+            fits(self.snapshot)
+            known = self.snapshot.reservation(model_id, number)
+            if known is not None and known.warm == warm:
+                return known
+            one = Reservation(
+                model_id=model_id,
+                tenant_id=model.tenant_id,
+                number=number,
+                warm=warm,
+                set_ns=clock.now_ns(),
+                set_by=actor,
+            )
+            await self._commit(ReservationSet(reservation=one), model.tenant_id, actor, model_id)
+            return one
+
+        return await self._run(command())
+
+    async def remove_reservation(self, *, model_id: str, number: int, actor: str) -> None:
+        """Have a version's sandboxes made on demand again. Raises NotFound."""
+
+        async def command() -> None:
+            model = self._model(model_id)
+            if self.snapshot.reservation(model_id, number) is None:
+                raise NotFound("This version has no reservation.")
+            event = ReservationRemoved(model_id=model_id, number=number)
             await self._commit(event, model.tenant_id, actor, model_id)
 
         await self._run(command())

@@ -24,12 +24,14 @@ from appliance.events import (
     KeyRevoked,
     ModelCreated,
     ModelRemoved,
+    ReservationRemoved,
+    ReservationSet,
     TenantCreated,
     TenantRemoved,
     VersionRegistered,
     VersionRetired,
 )
-from appliance.records import Alias, ApiKey, Entry, Model, Tenant, Version
+from appliance.records import Alias, ApiKey, Entry, Model, Reservation, Tenant, Version
 from appliance.store.keyring import Keyring
 from appliance.store.seal import RootKey, box_open, box_seal, replace_file
 from appliance.store.verify import State, root_of
@@ -50,6 +52,8 @@ REGISTRY_EVENTS: dict[str, type[Event]] = {
         VersionRetired,
         AliasSet,
         AliasRemoved,
+        ReservationSet,
+        ReservationRemoved,
     )
 }
 
@@ -57,7 +61,16 @@ REGISTRY_EVENTS: dict[str, type[Event]] = {
 class Snapshot:
     """The registry at one moment; never changes. A missing thing is ``None``."""
 
-    __slots__ = ("_aliases", "_keys", "_models", "_names", "_tenants", "_versions", "seq")
+    __slots__ = (
+        "_aliases",
+        "_keys",
+        "_models",
+        "_names",
+        "_reservations",
+        "_tenants",
+        "_versions",
+        "seq",
+    )
 
     def __init__(self, tables: Tables) -> None:
         """Freeze the tables; they must not be changed afterwards."""
@@ -68,6 +81,7 @@ class Snapshot:
         self._names = tables.names
         self._versions = tables.versions
         self._aliases = tables.aliases
+        self._reservations = tables.reservations
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -133,6 +147,14 @@ class Snapshot:
         """One alias."""
         return self._aliases.get(model_id, {}).get(name)
 
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Every reservation, oldest first."""
+        return tuple(sorted(self._reservations.values(), key=lambda one: one.set_ns))
+
+    def reservation(self, model_id: str, number: int) -> Reservation | None:
+        """The reservation of a version."""
+        return self._reservations.get((model_id, number))
+
     def blob_ids(self) -> set[str]:
         """Blobs that some version refers to, retired ones included."""
         return {v.artifact.blob.id for vs in self._versions.values() for v in vs}
@@ -141,7 +163,16 @@ class Snapshot:
 class Tables:
     """The same state while it is being changed."""
 
-    __slots__ = ("aliases", "keys", "models", "names", "seq", "tenants", "versions")
+    __slots__ = (
+        "aliases",
+        "keys",
+        "models",
+        "names",
+        "reservations",
+        "seq",
+        "tenants",
+        "versions",
+    )
 
     def __init__(self) -> None:
         """Start empty."""
@@ -152,6 +183,7 @@ class Tables:
         self.names: dict[tuple[str, str], str] = {}
         self.versions: dict[str, tuple[Version, ...]] = {}
         self.aliases: dict[str, dict[str, Alias]] = {}
+        self.reservations: dict[tuple[str, int], Reservation] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -164,6 +196,7 @@ class Tables:
         tables.names = dict(snapshot._names)
         tables.versions = dict(snapshot._versions)
         tables.aliases = dict(snapshot._aliases)
+        tables.reservations = dict(snapshot._reservations)
         return tables
 
     def freeze(self) -> Snapshot:
@@ -217,6 +250,7 @@ class Tables:
                 versions = list(self.versions[model_id])
                 versions[number - 1] = replace(versions[number - 1], retired_ns=time_ns)
                 self.versions[model_id] = tuple(versions)
+                self.reservations.pop((model_id, number), None)
             case AliasSet(alias=alias):
                 aliases = self.aliases.get(alias.model_id, {})
                 self.aliases[alias.model_id] = {**aliases, alias.name: alias}
@@ -224,6 +258,10 @@ class Tables:
                 aliases = dict(self.aliases[model_id])
                 del aliases[name]
                 self.aliases[model_id] = aliases
+            case ReservationSet(reservation=one):
+                self.reservations[one.model_id, one.number] = one
+            case ReservationRemoved(model_id=model_id, number=number):
+                del self.reservations[model_id, number]
             case _:
                 raise KeyError(event.KIND)
 
@@ -231,8 +269,7 @@ class Tables:
         model = self.models[model_id]
         self.models[model_id] = replace(model, removed_ns=time_ns)
         del self.names[model.tenant_id, model.name]
-        self.versions.pop(model_id, None)
-        self.aliases.pop(model_id, None)
+        self._forget(model_id)
 
     def _remove_tenant(self, tenant_id: str) -> None:
         tenant = self.tenants.pop(tenant_id)
@@ -241,8 +278,13 @@ class Tables:
         for model in [m for m in self.models.values() if m.tenant_id == tenant_id]:
             del self.models[model.id]
             self.names.pop((tenant_id, model.name), None)
-            self.versions.pop(model.id, None)
-            self.aliases.pop(model.id, None)
+            self._forget(model.id)
+
+    def _forget(self, model_id: str) -> None:
+        """Drop what belongs to a model that is gone."""
+        self.versions.pop(model_id, None)
+        self.aliases.pop(model_id, None)
+        self.reservations = {k: v for k, v in self.reservations.items() if k[0] != model_id}
 
 
 class _Section(msgspec.Struct):
@@ -251,6 +293,7 @@ class _Section(msgspec.Struct):
     models: list[Model]
     versions: list[tuple[Version, ...]]
     aliases: list[Alias]
+    reservations: list[Reservation] = []
 
 
 class _File(msgspec.Struct):
@@ -277,6 +320,7 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             models=models,
             versions=[v for m in models if (v := snapshot.versions(m.id))],
             aliases=[a for m in models for a in snapshot.aliases(m.id)],
+            reservations=[r for r in snapshot.reservations() if r.tenant_id == tenant.id],
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -343,6 +387,8 @@ def _add(tables: Tables, section: _Section) -> None:
         tables.versions[versions[0].model_id] = versions
     for alias in section.aliases:
         tables.aliases.setdefault(alias.model_id, {})[alias.name] = alias
+    for one in section.reservations:
+        tables.reservations[one.model_id, one.number] = one
 
 
 def registry_view(snapshot: Snapshot) -> dict[str, Any]:
@@ -354,4 +400,5 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
         "models": msgspec.to_builtins(sorted(models, key=lambda m: m.id)),
         "versions": {m.id: msgspec.to_builtins(snapshot.versions(m.id)) for m in models},
         "aliases": {m.id: msgspec.to_builtins(snapshot.aliases(m.id)) for m in models},
+        "reservations": msgspec.to_builtins(snapshot.reservations()),
     }

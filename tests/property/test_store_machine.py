@@ -127,6 +127,21 @@ class RegistryMachine(RuleBasedStateMachine):
         model_id = self.model_id(tenant, name)
         self.attempt(self.registry.remove_alias(model_id=model_id, name=alias, actor=ACTOR))
 
+    @rule(tenant=NAMES, name=NAMES, number=NUMBERS, warm=NUMBERS)
+    def set_reservation(self, tenant, name, number, warm):
+        self.attempt(
+            self.registry.set_reservation(
+                model_id=self.model_id(tenant, name), number=number, warm=warm, actor=ACTOR
+            )
+        )
+
+    @rule(tenant=NAMES, name=NAMES, number=NUMBERS)
+    def remove_reservation(self, tenant, name, number):
+        model_id = self.model_id(tenant, name)
+        self.attempt(
+            self.registry.remove_reservation(model_id=model_id, number=number, actor=ACTOR)
+        )
+
     @rule(tenant=st.none() | NAMES, key_id=NAMES)
     def create_key(self, tenant, key_id):
         key = ApiKey(

@@ -20,7 +20,7 @@ TABLE: dict[str, set[str]] = {
     },
     "operator": {
         "self:read", "tenant:read", "model:read", "alias:set", "sandbox:read", "sandbox:stop",
-        "backup:create", "node:read", "metrics:read", "audit:read",
+        "backup:create", "reservation:set", "node:read", "metrics:read", "audit:read",
     },
     "auditor": {
         "self:read", "tenant:read", "key:read", "model:read", "audit:read", "audit:verify",
@@ -29,7 +29,7 @@ TABLE: dict[str, set[str]] = {
     "owner": {
         "self:read", "tenant:read", "key:read", "key:create", "key:revoke", "model:read",
         "model:register", "model:remove", "version:retire", "alias:set", "model:invoke",
-        "audit:read",
+        "audit:read", "reservation:set",
     },
     "caller": {"self:read", "model:invoke"},
 }  # fmt: skip

@@ -12,6 +12,7 @@ from appliance.errors import (
     InputInvalid,
     NameTaken,
     NotFound,
+    ReservationRefused,
     RevisionStale,
 )
 from appliance.records import ApiKey, Lineage
@@ -225,3 +226,57 @@ async def test_a_change_of_the_registry_is_visible_at_once_and_durable(folder):
     (copy.path / "LOCK").unlink()
     async with copy.open() as store:
         assert len(store.registry.snapshot.tenants()) == 20
+
+
+async def test_a_reservation_is_of_a_version_in_service_and_ends_with_it(store):
+    tenant = await store.registry.create_tenant(name="acme", actor=ACTOR)
+    first = await register(store, tenant.id)
+    second = await register(store, tenant.id)
+    made = []
+    for version in (first, second):
+        made.append(
+            await store.registry.set_reservation(
+                model_id=version.model_id, number=version.number, warm=2, actor=ACTOR
+            )
+        )
+    assert store.registry.snapshot.reservations() == tuple(made)
+    await store.registry.retire_version(model_id=first.model_id, number=1, actor=ACTOR)
+    assert store.registry.snapshot.reservations() == (made[1],)
+    with pytest.raises(Gone):
+        await store.registry.set_reservation(model_id=first.model_id, number=1, warm=2, actor=ACTOR)
+    with pytest.raises(NotFound):
+        await store.registry.remove_reservation(model_id=first.model_id, number=1, actor=ACTOR)
+    await store.registry.remove_reservation(model_id=first.model_id, number=2, actor=ACTOR)
+    assert store.registry.snapshot.reservations() == ()
+
+
+async def test_a_reservation_that_does_not_fit_is_not_recorded(store):
+    tenant = await store.registry.create_tenant(name="acme", actor=ACTOR)
+    version = await register(store, tenant.id)
+
+    def refuse(_snapshot):
+        raise ReservationRefused("too many")
+
+    size = store.ledger.head.size
+    with pytest.raises(ReservationRefused):
+        await store.registry.set_reservation(
+            model_id=version.model_id, number=1, warm=9, fits=refuse, actor=ACTOR
+        )
+    assert store.registry.snapshot.reservations() == ()
+    assert store.ledger.head.size == size
+
+
+async def test_reservations_survive_a_restart_and_end_with_their_tenant(folder):
+    async with folder.open() as store:
+        tenant = await store.registry.create_tenant(name="acme", actor=ACTOR)
+        version = await register(store, tenant.id)
+        made = await store.registry.set_reservation(
+            model_id=version.model_id, number=1, warm=3, actor=ACTOR
+        )
+    async with folder.open() as store:
+        assert store.registry.snapshot.reservation(version.model_id, 1) == made
+        await store.registry.remove_tenant(tenant_id=tenant.id, actor=ACTOR)
+        assert store.registry.snapshot.reservations() == ()
+    (folder.path / "registry.snap").unlink()
+    async with folder.open() as store:
+        assert store.registry.snapshot.reservations() == ()

@@ -197,7 +197,7 @@ async def modules_of(
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rows."""
     base = os.environ.get("XDG_RUNTIME_DIR", "/dev/shm")
-    run_dir = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
+    run_dir = Path(tempfile.mkdtemp(prefix="b-", dir=base))
     settings = config.Sandbox(accept_supervised_limits=True)
     executor = PodmanExecutor(settings, run_dir=run_dir, data_dir=Path(options.data))
     await executor.start()
