@@ -21,6 +21,12 @@ from appliance.sandbox.hardening import TmpfsSizes
 _NSENTER = "/usr/bin/nsenter"
 
 
+def namespace_command(pid: int, script: Path) -> list[str]:
+    """The command that runs a script of this folder in a process's user and mount namespace."""
+    command = [_NSENTER, f"--target={pid}", "--user", "--mount", "--preserve-credentials"]
+    return [*command, sys.executable, "-I", "-S", "-B", str(script)]
+
+
 class Remounter:
     """One helper process; started at the first use, and anew if it ended."""
 
@@ -84,8 +90,7 @@ class Remounter:
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
             script = Path(__file__).with_name("remount.py")
-            command = [_NSENTER, f"--target={self._namespace_pid}", "--user", "--mount"]
-            command += ["--preserve-credentials", sys.executable, "-I", "-S", "-B", str(script)]
+            command = namespace_command(self._namespace_pid, script)
             self._process = subprocess.Popen(  # noqa: S603 - fixed program, own arguments
                 command,
                 env=config.child_environment(),

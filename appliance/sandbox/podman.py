@@ -34,6 +34,7 @@ from appliance.sandbox import hardening, images, kernel, limits
 from appliance.sandbox.container import PodmanSandbox, Slots
 from appliance.sandbox.link import Sink
 from appliance.sandbox.mounts import Remounter
+from appliance.sandbox.netns import Netns
 from appliance.sandbox.runtimes import RUNTIMES
 from appliance.sandbox.service import PodmanService, find_runtime
 from appliance.sandbox.spec import Level, LimitsReport, Request, SandboxSpec, ZygoteKey
@@ -131,6 +132,7 @@ class PodmanExecutor:
         self._importing: set[PodmanSandbox] = set()
         self._held = False
         self._remounter: Remounter | None = None
+        self._netns: Netns | None = None
         self._limits = limits.unprobed("Not started.")
         self._probing = asyncio.Lock()
         self._version = ""
@@ -147,6 +149,13 @@ class PodmanExecutor:
         if self._remounter is None:
             raise PodmanUnavailable("Podman's service is not running.")
         return self._remounter
+
+    @property
+    def netns(self) -> Netns:
+        """Who makes sockets inside containers."""
+        if self._netns is None:
+            raise PodmanUnavailable("Podman's service is not running.")
+        return self._netns
 
     async def start(self) -> None:
         """See ``Executor.start``."""
@@ -177,6 +186,7 @@ class PodmanExecutor:
         )
         await self.service.start()
         self._remounter = Remounter(self.service.keeper_pid)
+        self._netns = Netns(self.service.keeper_pid)
         self.watchdog.start()
         for level in ("enforced", "supervised"):
             profile = json.dumps(hardening.seccomp_profile(level))
@@ -192,6 +202,8 @@ class PodmanExecutor:
         self.watchdog.stop()
         if self._remounter is not None:
             await asyncio.to_thread(self._remounter.stop)
+        if self._netns is not None:
+            await asyncio.to_thread(self._netns.stop)
         if self.service is not None:
             await self.service.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
