@@ -143,7 +143,8 @@ class Lifecycle:
                 await writer.write(await asyncio.to_thread(_joined, reader, batch))
             tail, listing = reader.finish()
             await writer.write(tail)
-            declared = manifest.parse(listing.captured)
+            imported = await asyncio.to_thread(images.imported, self._data_dir)
+            declared = manifest.parse(listing.captured, imported)
             self._require_modest(declared)
             blob = await writer.commit()
         return Artifact(blob=blob, files=listing.files), declared

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from appliance.config import line_of_key
 from appliance.errors import FieldError, ManifestInvalid
-from appliance.records import CallLimits, Lineage, Manifest, Resources
+from appliance.records import CallLimits, Container, Lineage, Manifest, Protocol, Resources
 from appliance.sandbox.dependencies import parse_requirements
 from appliance.sandbox.runtimes import RUNTIMES, known
 
@@ -60,9 +60,33 @@ class _Lineage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run: Text = ""
 
 
+Word = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00]*$")]
+InsidePath = Annotated[str, Meta(max_length=512, pattern=r"^(?:/[\w.+@-]+)+$")]
+Route = Annotated[str, Meta(max_length=512, pattern=r"^/[\x21-\x7e]*$")]
+
+
+class _Container(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    protocol: Protocol | None = None
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    command: Annotated[tuple[Word, ...], Meta(max_length=256)] = ()
+    path: Route | None = None
+    health_path: Route | None = None
+    model_path: InsidePath | None = None
+    model_name: Annotated[str, Meta(max_length=128, pattern=r"^[\w.-]*$")] = ""
+    environment: Annotated[
+        dict[Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z_]\w*$")], Word],
+        Meta(max_length=128),
+    ] = {}
+
+    def record(self) -> Container:
+        """The same as a record, where empty means not said."""
+        said = {key: value for key, value in msgspec.structs.asdict(self).items() if value}
+        return Container(**said)
+
+
 class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     runtime: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
-    entry: Annotated[str, Meta(min_length=1, max_length=300)]
+    entry: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
     description: Text = ""
     requirements: Annotated[str, Meta(pattern=r"^[\w.-]+\.txt$")] | tuple[Text, ...] = ()
     idle_timeout_s: Annotated[int, Meta(ge=0, le=86_400)] | None = None
@@ -72,13 +96,15 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tags: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]] = {}
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
+    container: _Container | None = None
 
 
-def parse(captured: Mapping[str, bytes]) -> Manifest:
+def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Manifest:
     """The manifest of an upload.
 
     Args:
         captured: text files at the top of the archive by path, as ``archive.Listing`` has them.
+        imported: names of the images that were imported as runtimes.
 
     Raises:
         ManifestInvalid: no manifest, not TOML, an unknown or missing key, a value out of bounds,
@@ -97,10 +123,15 @@ def parse(captured: Mapping[str, bytes]) -> Manifest:
         file = msgspec.convert(tree, _File)
     except msgspec.ValidationError as error:
         raise _invalid(error, text) from error
-    _check_language(file, text)
+    container = None
+    if file.runtime in imported and file.runtime not in RUNTIMES:
+        _check_image(file, text)
+        container = (file.container or _Container()).record()
+    else:
+        _check_language(file, text, imported)
     return Manifest(
         runtime=file.runtime,
-        entry=file.entry,
+        entry=file.entry or "",
         description=file.description,
         requirements=_requirements(file, captured),
         resources=Resources(
@@ -115,6 +146,7 @@ def parse(captured: Mapping[str, bytes]) -> Manifest:
         input_schema=file.input_schema,
         output_schema=file.output_schema,
         tags=file.tags,
+        container=container,
     )
 
 
@@ -137,17 +169,41 @@ def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:
         raise ManifestInvalid(f"{FILE} has a number that is too long.") from error
 
 
-def _check_language(file: _File, text: str) -> None:
+def _check_image(file: _File, text: str) -> None:
+    """An image is whole: it takes no code and no packages."""
+    if file.entry is not None:
+        reason = f"'{file.runtime}' is an imported image, which has no entry; leave the line out"
+        raise _wrong("entry", reason, text)
+    if file.requirements:
+        reason = f"'{file.runtime}' is an imported image; what it needs has to be in it"
+        raise _wrong("requirements", reason, text)
+
+
+def _check_language(file: _File, text: str, imported: Collection[str]) -> None:
     """The runtime exists, and entry and requirements are such as it takes."""
     language = RUNTIMES.get(file.runtime)
     if language is None or language.is_compiler:
-        raise _wrong("runtime", f"there is no runtime '{file.runtime}'; there is: {known()}", text)
+        there = ", ".join((known(), *sorted(imported)))
+        raise _wrong("runtime", f"there is no runtime '{file.runtime}'; there is: {there}", text)
+    if file.entry is None:
+        raise _missing("entry")
+    if file.container is not None:
+        reason = f"{file.runtime} is a language; [container] is for imported images"
+        raise _wrong("container", reason, text)
     if not re.fullmatch(language.entry_pattern, file.entry) or ".." in file.entry:
         reason = f"not an entry of {file.runtime}; one looks like '{language.entry_example}'"
         raise _wrong("entry", reason, text)
     if file.requirements and not language.builder:
         reason = f"{file.runtime} installs none; put what the model needs into its folder"
         raise _wrong("requirements", reason, text)
+
+
+def _missing(key: str) -> ManifestInvalid:
+    reason = f"Object missing required field `{key}`"
+    return ManifestInvalid(
+        f"{FILE}: {key}: {reason}.",
+        fields=(FieldError(pointer=f"{FILE}:1", detail=f"{key}: {reason}"),),
+    )
 
 
 def _wrong(key: str, reason: str, text: str) -> ManifestInvalid:

@@ -38,6 +38,7 @@ def spec_from_version(
         model_bytes=version.artifact.blob.size_bytes,
         idle_timeout_s=settings.idle_timeout_s if idle is None else idle,
         entry=manifest.entry,
+        container=manifest.container,
     )
 
 

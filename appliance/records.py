@@ -122,9 +122,35 @@ class Lineage:
     run: str = ""
 
 
+Protocol = Literal["oip", "sagemaker", "cog", "mlflow", "vertex", "http", "runner"]
+PROTOCOLS: tuple[Protocol, ...] = ("oip", "sagemaker", "cog", "mlflow", "vertex", "http", "runner")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """How a container of an imported image is started and spoken to (``[container]``).
+
+    What is empty or 0 is as the image's import, or else its protocol, says. ``path`` is where calls
+    go, ``health_path`` what answers when it is ready, ``model_path`` where the version's files are,
+    ``model_name`` what the server inside calls its model.
+    """
+
+    protocol: str = ""
+    port: int = 0
+    command: tuple[str, ...] = ()
+    path: str = ""
+    health_path: str = ""
+    model_path: str = ""
+    model_name: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a version declares about itself (``appliance.toml``), defaults filled in."""
+    """What a version declares about itself (``appliance.toml``), defaults filled in.
+
+    ``container`` is there for versions of imported images, whose ``entry`` is empty.
+    """
 
     runtime: str
     entry: str
@@ -137,6 +163,7 @@ class Manifest:
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    container: Container | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,6 +151,7 @@ class VersionDoc(Document):
     resources: dict[str, Any]
     limits: dict[str, Any]
     idle_timeout_s: int | None
+    container: dict[str, Any] | None
     digest: str
     size_bytes: int
     files: list[FileDoc]
@@ -336,6 +337,7 @@ def version_doc_from_version(version: Version, tenant: str, model: str, url: str
         resources=msgspec.to_builtins(manifest.resources),
         limits=msgspec.to_builtins(manifest.limits),
         idle_timeout_s=manifest.idle_timeout_s,
+        container=msgspec.to_builtins(manifest.container),
         digest=version.artifact.blob.digest,
         size_bytes=version.artifact.blob.size_bytes,
         files=[

@@ -22,6 +22,7 @@ import msgspec
 
 from appliance import clock, config
 from appliance.errors import RuntimeMissing
+from appliance.sandbox.protocols import Image
 from appliance.sandbox.runtimes import RUNTIMES, known
 
 Progress = Callable[[str, float], None]
@@ -38,13 +39,17 @@ _SCRATCH = "/var/tmp"  # noqa: S108 - a private folder is made in it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """One installed runtime. ``digest`` is the ``sha256:`` of its root folder as a tar."""
+    """One installed runtime. ``digest`` is the ``sha256:`` of its root folder as a tar.
+
+    ``image`` is there for an imported one: its digest is that of the image and of how it is used.
+    """
 
     name: str
     digest: str
     packages: tuple[str, ...]
     built_at: str
     rootfs: Path
+    image: Image | None = None
 
 
 class _Description(msgspec.Struct, kw_only=True):
@@ -54,6 +59,7 @@ class _Description(msgspec.Struct, kw_only=True):
     digest: str
     packages: list[str]
     built_at: str
+    image: Image | None = None
 
 
 def installed(data_dir: Path) -> tuple[Runtime, ...]:
@@ -71,6 +77,7 @@ def installed(data_dir: Path) -> tuple[Runtime, ...]:
                 packages=tuple(about.packages),
                 built_at=about.built_at,
                 rootfs=rootfs,
+                image=about.image,
             )
         )
     return tuple(sorted(found, key=lambda runtime: (runtime.name, runtime.built_at)))
@@ -84,14 +91,23 @@ def require(data_dir: Path, runtime: str, digest: str = "") -> Runtime:
     """
     named = [found for found in installed(data_dir) if found.name == runtime]
     fitting = [found for found in named if digest in ("", found.digest)]
-    if fitting and runtime in RUNTIMES:
+    # A name of ours is never an image's, whatever was imported before it became ours.
+    fitting = [found for found in fitting if (found.image is None) == (runtime in RUNTIMES)]
+    if fitting:
         return fitting[-1]
-    if runtime not in RUNTIMES:
+    if runtime not in RUNTIMES and not named:
         raise RuntimeMissing(f"There is no runtime '{runtime}'; there is: {known()}.")
     what = f"with digest {digest} " if named else ""
+    how = f"build {runtime}" if runtime in RUNTIMES else f"import IMAGE.tar --name {runtime}"
     raise RuntimeMissing(
-        f"Runtime '{runtime}' {what}is not installed.", hint=f"appliance runtime build {runtime}"
+        f"Runtime '{runtime}' {what}is not installed.", hint=f"appliance runtime {how}"
     )
+
+
+def imported(data_dir: Path) -> tuple[str, ...]:
+    """The names of the images that were imported as runtimes, sorted."""
+    found = {one.name for one in installed(data_dir) if one.image is not None}
+    return tuple(sorted(found - set(RUNTIMES)))
 
 
 def current(data_dir: Path, runtime: str) -> Runtime | None:

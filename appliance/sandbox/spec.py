@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from appliance.records import CallLimits, Resources
+from appliance.records import CallLimits, Container, Resources
 
 Level = Literal["enforced", "supervised", "none"]
 State = Literal["starting", "zygote", "idle", "loading", "ready", "frozen", "busy", "killed"]
@@ -24,7 +24,8 @@ class SandboxSpec:
 
     ``version_key`` is opaque and unique per version: sandboxes are reused for equal keys only.
     ``model_bytes`` is the unpacked artifact size, it decides the size of ``/model``.
-    ``deps_key`` is empty when the version has no requirements.
+    ``deps_key`` is empty when the version has no requirements. ``container`` is there for imported
+    images only.
     """
 
     version_key: str
@@ -37,6 +38,7 @@ class SandboxSpec:
     model_bytes: int = 0
     idle_timeout_s: int = 120
     entry: str = ""
+    container: Container | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
