@@ -14,6 +14,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     archive    the upload parser                          manifest  what a model declares
     store      sealed ledger, DuckDB projection, blobs    sandbox rootless Podman
     events     the closed list of audit events            config, metrics
+    signing    signatures of what leaves                  tarstream  tar, read strictly
     records    the nouns                                  clock, errors
 
 Read ``ARCHITECTURE.md`` for the numbered invariants and ``SECURITY-PROMISES.md`` for what is

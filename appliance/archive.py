@@ -19,16 +19,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from appliance import tarstream
 from appliance.errors import ArchiveRejected, FieldError, TooLarge
 from appliance.records import ArtifactFile
 
-BLOCK = 512
+BLOCK = tarstream.BLOCK
 END_BYTES = 2 * BLOCK
 _PATH_CHARACTERS_MAX = 512
 _PATH_DEPTH_MAX = 32
 _EXTENDED_HEADER_BYTES_MAX = 64 * 1024
 _EXTENSIONS_PER_MEMBER_MAX = 4
-_PAX_RECORDS_MAX = 256
 _CAPTURE_BYTES_MAX = 256 * 1024
 _CAPTURE_FILES_MAX = 32
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -185,21 +185,17 @@ class Reader:
             return False
         self._extended = None
         if header.kind == b"L":
-            self._next_path = _decoded(bytes(header.data).rstrip(b"\0"))
+            self._next_path = tarstream.decoded(bytes(header.data).rstrip(b"\0"))
         elif header.kind == b"x":
             self._apply_pax(bytes(header.data))
         return True
 
     def _apply_pax(self, data: bytes) -> None:
-        for key, value in _pax_records(data):
+        for key, value in tarstream.pax_records(data):
             if key == "path":
-                self._next_path = _decoded(value)
+                self._next_path = tarstream.decoded(value)
             elif key == "size":
-                if not value.isdigit() or len(value) > 20:
-                    raise ArchiveRejected("A pax header gives a size that is not a number.")
-                self._next_size = int(value)
-            elif key.startswith("GNU.sparse"):
-                raise ArchiveRejected("Sparse members are not allowed; pack the files plainly.")
+                self._next_size = tarstream.pax_size(value)
 
     def _header(self, block: bytes) -> Iterator[bytes]:
         if not any(block):
@@ -207,9 +203,9 @@ class Reader:
             return
         if self._zero_blocks:
             raise ArchiveRejected("The archive has data after its end mark.")
-        _require_checksum(block)
+        tarstream.require_checksum(block)
         kind = block[156:157]
-        size = _number(block[124:136])
+        size = tarstream.number(block[124:136])
         if kind in (b"x", b"g", b"L"):
             if size > _EXTENDED_HEADER_BYTES_MAX:
                 raise ArchiveRejected("An extension header of the archive is too large.")
@@ -218,11 +214,11 @@ class Reader:
                 raise ArchiveRejected("The archive has more extension headers than members.")
             self._extended = _Extended(kind=kind, remaining=size, padding=-size % BLOCK)
             return
-        path = self._next_path if self._next_path is not None else _ustar_path(block)
+        path = self._next_path if self._next_path is not None else tarstream.ustar_path(block)
         if self._next_size is not None:
             size = self._next_size
         self._next_path = self._next_size = None
-        yield from self._open_member(path, kind, size, _number(block[100:108]))
+        yield from self._open_member(path, kind, size, tarstream.number(block[100:108]))
 
     def _open_member(self, path: str, kind: bytes, size: int, mode: int) -> Iterator[bytes]:
         if kind not in (*_REGULAR, b"5"):
@@ -381,64 +377,3 @@ def _clean_path(path: str, *, is_directory: bool) -> str:
 
 def _folded(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-
-
-def _decoded(raw: bytes) -> str:
-    if b"\0" in raw:
-        raise _rejected(raw.decode("utf-8", "replace"), "has a NUL in its path")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _rejected(raw.decode("utf-8", "replace"), "has a path that is not UTF-8") from error
-
-
-def _ustar_path(block: bytes) -> str:
-    name = block[:100].split(b"\0", 1)[0]
-    prefix = block[345:500].split(b"\0", 1)[0] if block[257:262] == b"ustar" else b""
-    # GNU tar keeps times in the prefix field of its own magic; only POSIX means a path there.
-    if block[257:265] == b"ustar  \0":
-        prefix = b""
-    return _decoded(prefix + b"/" + name if prefix else name)
-
-
-def _number(raw: bytes) -> int:
-    """A tar number: octal text, or base 256 when the first bit is set (GNU)."""
-    if raw[0] & 0x80:
-        value = int.from_bytes(bytes((raw[0] & 0x7F,)) + raw[1:], "big")
-        if raw[0] & 0x40:
-            raise ArchiveRejected("A header of the archive has a negative number.")
-        return value
-    text = raw.strip(b" \0")
-    if not text:
-        return 0
-    if not re.fullmatch(rb"[0-7]+", text):
-        raise ArchiveRejected("A header of the archive is damaged; is this a tar file?")
-    return int(text, 8)
-
-
-def _require_checksum(block: bytes) -> None:
-    stored = _number(block[148:156])
-    blanked = block[:148] + b" " * 8 + block[156:]
-    if stored != sum(blanked):
-        raise ArchiveRejected("A header of the archive is damaged; is this a tar file?")
-
-
-def _pax_records(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The records ``length key=value`` of a pax extended header (POSIX.1-2017, pax)."""
-    at = count = 0
-    while at < len(data):
-        count += 1
-        if count > _PAX_RECORDS_MAX:
-            raise ArchiveRejected("A pax header of the archive has too many records.")
-        digits, space, _rest = data[at : at + 21].partition(b" ")
-        if not space or not digits.isdigit():
-            raise ArchiveRejected("A pax header of the archive is damaged.")
-        end = at + int(digits)
-        record = data[at + len(digits) + 1 : end]
-        if end > len(data) or end < at + len(digits) + 4 or not record.endswith(b"\n"):
-            raise ArchiveRejected("A pax header of the archive is damaged.")
-        key, equals, value = record[:-1].partition(b"=")
-        if not equals:
-            raise ArchiveRejected("A pax header of the archive is damaged.")
-        yield key.decode("utf-8", "replace"), value
-        at = end

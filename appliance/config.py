@@ -170,6 +170,22 @@ class Build:
     wheelhouse: Annotated[
         str, _doc("Folder of wheels to install from, for hosts without an index; empty: index.")
     ] = ""
+    npm_index: Annotated[
+        str, _doc("Address npm packages are fetched from; empty: as npm is set up, if it is.")
+    ] = ""
+    npm_packages: Annotated[
+        str, _doc("Folder of npm packages (.tgz) to install from instead of an index.")
+    ] = ""
+    gems: Annotated[str, _doc("Folder of Ruby gems to install from.")] = ""
+    r_packages: Annotated[
+        str, _doc("Folder of R packages to install from: CRAN .tar.gz or Debian's r-cran-*.deb.")
+    ] = ""
+    maven: Annotated[
+        str, _doc("Folder of jars to install from, laid out as a Maven repository.")
+    ] = ""
+    trusted_signers: Annotated[
+        tuple[str, ...], _doc("Fingerprints (sha256:...) whose runtime bundles may be imported.")
+    ] = ()
     timeout_s: Annotated[int, _doc("Longest dependency build.", ge=10)] = 900
     size_bytes_max: Annotated[int, _doc("Largest installed dependency set.", ge=1024)] = 8 * 1024**3
 

@@ -216,6 +216,18 @@ class LoadFailed(CallerError):
     slug, status, title = "load-failed", 422, "Model does not load"
 
 
+class BundleRejected(CallerError):
+    """The bundle is damaged, was changed, or nobody trusted here signed it; nothing was kept."""
+
+    slug, status, title = "bundle-rejected", 422, "Bundle rejected"
+
+
+class RuntimeInUse(CallerError):
+    """Versions still run on this runtime; retire or move them first."""
+
+    slug, status, title = "runtime-in-use", 409, "Runtime in use"
+
+
 class QuotaExceeded(CallerError):
     """The tenant's or key's quota is used up for now."""
 

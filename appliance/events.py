@@ -253,6 +253,44 @@ class SandboxStopped(Event):
     sandbox_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeInstalled(Event):
+    """A runtime was built here or imported; ``signer`` is empty for one built here."""
+
+    KIND: ClassVar[str] = "runtime.installed"
+    name: str
+    digest: str
+    signer: str
+    sets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeExported(Event):
+    """A runtime, and the dependency sets named, were written to a signed bundle."""
+
+    KIND: ClassVar[str] = "runtime.exported"
+    name: str
+    digest: str
+    sets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeRemoved(Event):
+    """A runtime that no version used was removed."""
+
+    KIND: ClassVar[str] = "runtime.removed"
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DependenciesRemoved(Event):
+    """Dependency sets that no version used were removed."""
+
+    KIND: ClassVar[str] = "dependencies.removed"
+    sets: tuple[str, ...]
+
+
 def event_classes() -> dict[str, type[Event]]:
     """Every event class by its kind."""
     return {cls.KIND: cls for cls in Event.__subclasses__()}

@@ -167,6 +167,19 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """One package a version was built with, asked for or drawn in by another.
+
+    ``name`` is as its language writes it (``numpy``, ``@scope/name``, ``group:artifact``);
+    ``digest`` is ``sha256:`` or ``sha512:`` with the hex of the file it was installed from.
+    """
+
+    name: str
+    version: str
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A named thing that gets versions."""
 
@@ -181,7 +194,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """Immutable version ``number`` (1, 2, ...); ``deps_key`` is empty without requirements."""
+    """Immutable version ``number`` (1, 2, ...); ``deps_key`` is empty without requirements.
+
+    ``lock`` is every package of its dependencies, exactly as they were when it was built.
+    """
 
     model_id: str
     tenant_id: str
@@ -190,6 +206,7 @@ class Version:
     artifact: Artifact
     runtime_digest: str
     deps_key: str = ""
+    lock: tuple[Package, ...] = ()
     created_ns: int
     created_by: str
     retired_ns: int = 0

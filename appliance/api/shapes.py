@@ -137,6 +137,14 @@ class FileDoc(Document):
     digest: str
 
 
+class PackageDoc(Document):
+    """One installed package of a version's dependencies."""
+
+    name: str
+    version: str
+    digest: str
+
+
 class VersionDoc(Document):
     """An immutable version."""
 
@@ -148,6 +156,7 @@ class VersionDoc(Document):
     runtime: str
     entry: str
     requirements: list[str]
+    lock: list[PackageDoc]
     resources: dict[str, Any]
     limits: dict[str, Any]
     idle_timeout_s: int | None
@@ -334,6 +343,10 @@ def version_doc_from_version(version: Version, tenant: str, model: str, url: str
         runtime=manifest.runtime,
         entry=manifest.entry,
         requirements=list(manifest.requirements),
+        lock=[
+            PackageDoc(name=one.name, version=one.version, digest=one.digest)
+            for one in version.lock
+        ],
         resources=msgspec.to_builtins(manifest.resources),
         limits=msgspec.to_builtins(manifest.limits),
         idle_timeout_s=manifest.idle_timeout_s,

@@ -12,20 +12,18 @@ import contextlib
 import hashlib
 import importlib.util
 import logging
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
-from appliance import config
-from appliance.errors import BuildFailed, FieldError, ManifestInvalid
+from appliance import config, tarstream
+from appliance.errors import ArchiveRejected, BuildFailed, FieldError, ManifestInvalid
 from appliance.records import CallLimits, Resources
 from appliance.sandbox.executor import Executor
 from appliance.sandbox.images import Runtime
@@ -306,33 +304,27 @@ def unpack(tar: Path, folder: Path, build: config.Build) -> None:
     """
     folder.mkdir()
     folder.chmod(0o755)
-    left, files = build.size_bytes_max, 0
+    limits = tarstream.Limits(bytes_max=build.size_bytes_max, files_max=_FILES_MAX)
     try:
-        with tarfile.open(tar, mode="r:") as archive:
-            for member in archive:
-                files += 1
-                left -= member.size
-                if left < 0 or files > _FILES_MAX:
-                    raise BuildFailed("The installed packages are too large.")
-                _write_member(archive, member, folder)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise BuildFailed("The build returned a damaged archive.") from error
+        with tar.open("rb") as source:
+            for member, pieces in tarstream.members(source, limits):
+                _write_member(member, pieces, folder)
+    except (ArchiveRejected, OSError, ValueError) as error:
+        reason = error.detail if isinstance(error, ArchiveRejected) else "it cannot be written."
+        raise BuildFailed(f"The build returned a damaged archive: {reason}") from error
 
 
-def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    name = os.path.normpath(member.name)
-    if name.startswith(("/", "..")) or "\x00" in name:
-        raise BuildFailed("The build returned a path outside its folder.")
-    target = folder / name
-    if member.isdir():
+def _write_member(member: tarstream.Member, pieces: Iterator[bytes], folder: Path) -> None:
+    target = folder / member.path
+    if member.kind == "folder":
         _make_folder(target)
         return
-    data = archive.extractfile(member) if member.isreg() else None
-    if data is None:
-        raise BuildFailed(f"The build returned a special file: {clean(member.name, 200)}")
+    if member.kind != "file":
+        raise tarstream.rejected(member.path, f"is no regular file ({member.kind})")
     _make_folder(target.parent)
     with target.open("xb") as out:
-        shutil.copyfileobj(data, out, 1024 * 1024)
+        for piece in pieces:
+            out.write(piece)
     target.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 

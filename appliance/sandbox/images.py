@@ -12,15 +12,15 @@ import os
 import shutil
 import stat
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
-from appliance import clock, config
+from appliance import clock, config, tarstream
 from appliance.errors import RuntimeMissing
 from appliance.sandbox.protocols import Image
 from appliance.sandbox.runtimes import RUNTIMES, known
@@ -33,6 +33,8 @@ EMPTY_FILES = ("etc/hosts", "etc/resolv.conf", "etc/hostname", "run/.containeren
 _DESCRIPTION = "runtime.json"
 _LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*")
 _BUILD_TIMEOUT_S = 1800
+_ROOTFS_BYTES_MAX = 64 * 1024**3
+_ROOTFS_FILES_MAX = 2_000_000
 _SOURCES = Path("/etc/apt")
 _SCRATCH = "/var/tmp"  # noqa: S108 - a private folder is made in it
 
@@ -180,45 +182,53 @@ def install(data_dir: Path, runtime: str, tar: Path, progress: Progress) -> Runt
 
 
 def unpack(tar: Path, rootfs: Path) -> None:
-    """Unpack a root folder: no devices, no owners, no setuid, nothing outside, world-readable."""
+    """Unpack a root folder: no devices, no owners, no setuid, nothing outside, world-readable.
+
+    Raises:
+        ArchiveRejected: it is malformed, truncated or too large, or a path leaves the folder.
+    """
+    with tar.open("rb") as source:
+        unpack_stream(source, rootfs)
+
+
+def unpack_stream(source: BinaryIO, rootfs: Path) -> None:
+    """``unpack`` from an open stream."""
     rootfs.mkdir()
     rootfs.chmod(0o755)
-    with tarfile.open(tar) as archive:
-        for member in archive:
-            name = os.path.normpath(member.name)
-            if name.startswith(("/", "..")) or name.split("/")[0] in ("dev", "proc", "sys"):
-                continue
-            target = rootfs / name
-            if _has_link_above(rootfs, name):
-                continue
-            if member.isdir():
-                _make_parents(target / "member")
-                target.chmod(0o755)
-            elif member.issym():
-                _make_parents(target)
-                target.unlink(missing_ok=True)
-                target.symlink_to(member.linkname)
-            elif member.islnk():
-                source = rootfs / os.path.normpath(member.linkname)
-                if not _has_link_above(rootfs, os.path.normpath(member.linkname)):
-                    target.unlink(missing_ok=True)
-                    os.link(source, target, follow_symlinks=False)
-            elif member.isreg():
-                _write_member(archive, member, target)
+    limits = tarstream.Limits(bytes_max=_ROOTFS_BYTES_MAX, files_max=_ROOTFS_FILES_MAX)
+    for member, pieces in tarstream.members(source, limits):
+        if member.path.split("/")[0] in ("dev", "proc", "sys"):
+            continue
+        if not _has_link_above(rootfs, member.path):
+            _write_member(member, pieces, rootfs)
     _make_mount_points(rootfs)
 
 
-def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    _make_parents(target)
-    target.unlink(missing_ok=True)
-    data = archive.extractfile(member)
-    if data is None:
+def _write_member(member: tarstream.Member, pieces: Iterator[bytes], rootfs: Path) -> None:
+    target = rootfs / member.path
+    if member.kind == "folder":
+        if not target.is_symlink():
+            _make_parents(target / "member")
+            target.chmod(0o755)
         return
-    with target.open("wb") as out:
-        shutil.copyfileobj(data, out, 1024 * 1024)
+    if member.kind == "other" or (target.is_dir() and not target.is_symlink()):
+        return
+    _make_parents(target)
+    if member.kind == "hard link":
+        if not _has_link_above(rootfs, member.target):
+            target.unlink(missing_ok=True)
+            os.link(rootfs / member.target, target, follow_symlinks=False)
+        return
+    target.unlink(missing_ok=True)
+    if member.kind == "link":
+        target.symlink_to(member.target)
+        return
+    with target.open("xb") as out:
+        for piece in pieces:
+            out.write(piece)
     may_run = bool(member.mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH))
     target.chmod(0o755 if may_run else 0o644)
-    os.utime(target, (member.mtime, member.mtime))  # .pyc files name their source's time
+    os.utime(target, (member.mtime_s, member.mtime_s))  # .pyc files name their source's time
 
 
 def _make_parents(target: Path) -> None:
@@ -240,7 +250,15 @@ def _has_link_above(rootfs: Path, name: str) -> bool:
 
 
 def _make_mount_points(rootfs: Path) -> None:
-    """Everything a container's mounts need to exist: its user map may not make them."""
+    """Everything a container's mounts need to exist: its user map may not make them.
+
+    Raises:
+        ArchiveRejected: a link stands in the place of one of their folders.
+    """
+    for name in ("etc", "run", "dev", "proc", "sys", "tmp", *MOUNT_POINTS):
+        if (rootfs / name).is_symlink():
+            raise tarstream.rejected(name, "is a link where a root folder needs a folder")
+    _make_parents(rootfs / "etc/mtab")
     for name in (*MOUNT_POINTS, "dev", "proc", "sys", "tmp", "run"):
         _make_parents(rootfs / name)
         (rootfs / name).mkdir(exist_ok=True)

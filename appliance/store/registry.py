@@ -47,6 +47,7 @@ from appliance.records import (
     Artifact,
     Manifest,
     Model,
+    Package,
     Reservation,
     Tenant,
     Version,
@@ -182,6 +183,7 @@ class Registry:
         artifact: Artifact,
         runtime_digest: str,
         deps_key: str = "",
+        lock: tuple[Package, ...] = (),
         actor: str,
     ) -> Version:
         """Register the next version; makes the model if missing, and ``live`` with the first.
@@ -206,6 +208,7 @@ class Registry:
                 artifact=artifact,
                 runtime_digest=runtime_digest,
                 deps_key=deps_key,
+                lock=lock,
                 created_ns=clock.now_ns(),
                 created_by=actor,
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import RuntimeMissing
+from appliance.errors import ArchiveRejected, RuntimeMissing
 from appliance.sandbox import images
 from appliance.sandbox.runtimes import RUNTIMES
 
@@ -36,7 +36,6 @@ def rootfs_tar(path: Path, *, python: bool = True) -> Path:
         add("./dev/null", tarfile.CHRTYPE)
         add("./out", tarfile.SYMTYPE, "/tmp")
         add("./out/escaped")
-        add("../outside")
         add("./var/lib/dpkg/status")
     return path
 
@@ -51,12 +50,69 @@ def test_a_root_folder_is_unpacked_without_owners_devices_or_setuid(tmp_path: Pa
     assert (rootfs / "usr/bin/py").stat().st_ino == (rootfs / "usr/bin/python3.11").stat().st_ino
     assert not (rootfs / "dev/null").exists()
     assert not Path("/tmp/escaped").exists()
-    assert not (tmp_path / "outside").exists()
     for name in images.MOUNT_POINTS:
         assert (rootfs / name).is_dir()
     for name in images.EMPTY_FILES:
         assert (rootfs / name).read_bytes() == b""
     assert (rootfs / "model").stat().st_mode & 0o7777 == 0o1777
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "usr/../../outside"])
+def test_a_root_folder_with_a_path_outside_is_refused(tmp_path: Path, name: str) -> None:
+    with tarfile.open(tmp_path / "t", "w") as archive:
+        archive.addfile(tarfile.TarInfo("./etc"))
+        archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ArchiveRejected, match="path"):
+        images.unpack(tmp_path / "t", tmp_path / "rootfs")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_no_link_of_a_root_folder_leads_a_write_out_of_it(tmp_path: Path) -> None:
+    """A file through a folder link, over a link, a link over a folder, a hard link to outside."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    with tarfile.open(tmp_path / "t", "w") as archive:
+        for kind, name, link in (
+            (tarfile.SYMTYPE, "a", str(outside)),
+            (tarfile.REGTYPE, "a/kept", ""),
+            (tarfile.DIRTYPE, "a/folder", ""),
+            (tarfile.DIRTYPE, "a", ""),
+            (tarfile.REGTYPE, "a/kept", ""),
+            (tarfile.SYMTYPE, "b", str(outside / "kept")),
+            (tarfile.REGTYPE, "b", ""),
+            (tarfile.LNKTYPE, "c", "a/kept"),
+            (tarfile.CHRTYPE, "d", ""),
+            (tarfile.FIFOTYPE, "e", ""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            archive.addfile(member)
+    images.unpack(tmp_path / "t", tmp_path / "rootfs")
+    assert (outside / "kept").read_text() == "kept"
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+    assert (tmp_path / "rootfs/b").is_file()
+    assert not (tmp_path / "rootfs/b").is_symlink()
+    for name in ("c", "d", "e"):
+        assert not (tmp_path / "rootfs" / name).exists()
+
+
+@pytest.mark.parametrize("name", ["etc", "run", "dev", "model"])
+def test_no_link_takes_the_place_of_a_folder_that_is_written_after_unpacking(
+    tmp_path: Path, name: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with tarfile.open(tmp_path / "t", "w") as archive:
+        member = tarfile.TarInfo(f"./{name}")
+        member.type, member.linkname = tarfile.SYMTYPE, str(outside)
+        archive.addfile(member)
+    if name == "dev":  # left out anyway
+        images.unpack(tmp_path / "t", tmp_path / "rootfs")
+    else:
+        with pytest.raises(ArchiveRejected, match="is a link"):
+            images.unpack(tmp_path / "t", tmp_path / "rootfs")
+    assert list(outside.iterdir()) == []
 
 
 def test_a_runtime_is_installed_once_and_found(tmp_path: Path) -> None:
