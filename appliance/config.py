@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -161,6 +161,14 @@ class Sandbox:
     cgroup_parent: Annotated[
         str, _doc("Delegated cgroup v2 parent for containers; empty: find it.")
     ] = ""
+    gpu_mode: Annotated[
+        Literal["bundle", "cdi", "off"],
+        _doc("How a GPU gets into a sandbox: own driver bundle, Podman's CDI, or not at all."),
+    ] = "bundle"
+    cdi_dirs: Annotated[tuple[str, ...], _doc("Folders with CDI specs of this machine's GPUs.")] = (
+        "/etc/cdi",
+        "/var/run/cdi",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

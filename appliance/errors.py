@@ -293,6 +293,12 @@ class OutOfMemory(GuestError):
     slug, status, title = "out-of-memory", 507, "The model ran out of memory"
 
 
+class GpuOutOfMemory(GuestError):
+    """The model used more GPU memory than its version may; its sandbox was destroyed."""
+
+    slug, status, title = "gpu-out-of-memory", 507, "The model ran out of GPU memory"
+
+
 class StateError(ApplianceError):
     """The appliance cannot do this in its present state; trying again later may help."""
 
@@ -396,6 +402,13 @@ class PodmanUnavailable(HostError):
     """Rootless Podman cannot be used on this host; the detail names what is missing."""
 
     slug, status, title = "podman-unavailable", 500, "Podman unavailable"
+    exit_code = EX_UNAVAILABLE
+
+
+class GpuLost(HostError):
+    """A GPU this version needs is not there any more, or its driver does not answer."""
+
+    slug, status, title = "gpu-lost", 500, "GPU not there"
     exit_code = EX_UNAVAILABLE
 
 

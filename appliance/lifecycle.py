@@ -202,6 +202,10 @@ class Lifecycle:
                 f"this appliance gives a version at most {ceiling >> 20} MiB.",
                 hint="Lower it, or have IT raise sandbox.memory_bytes_max.",
             )
+        if declared.resources.gpus and (
+            refusal := self._executor().places.refusal(declared.resources)
+        ):
+            raise ManifestInvalid(refusal, hint="Ask for less; 'appliance gpu list' shows them.")
         largest = self._settings.sandbox.reply_bytes_max
         if declared.limits.reply_bytes_max > largest:
             raise ManifestInvalid(

@@ -44,6 +44,8 @@ class _Resources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cpus: Annotated[float, Meta(gt=0, le=1024)] = 1.0
     pids: Annotated[int, Meta(ge=8, le=4096)] = 64
     tmp_mb: Annotated[int, Meta(ge=1, le=64 * 1024)] = 64
+    gpus: Annotated[int, Meta(ge=0, le=64)] = 0
+    gpu_memory_mb: Annotated[int, Meta(ge=0, le=1024 * 1024)] = 0
 
 
 class _Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,6 +141,8 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
             cpus=file.resources.cpus,
             pids=file.resources.pids,
             tmp_bytes=file.resources.tmp_mb * _MB,
+            gpus=file.resources.gpus,
+            gpu_memory_bytes=file.resources.gpu_memory_mb * _MB,
         ),
         limits=CallLimits(**msgspec.structs.asdict(file.limits)),
         idle_timeout_s=file.idle_timeout_s,
@@ -196,6 +200,8 @@ def _check_language(file: _File, text: str, imported: Collection[str]) -> None:
     if file.requirements and not language.builder:
         reason = f"{file.runtime} installs none; put what the model needs into its folder"
         raise _wrong("requirements", reason, text)
+    if file.resources.gpu_memory_mb and not file.resources.gpus:
+        raise _wrong("gpu_memory_mb", "it needs gpus = 1 or more beside it", text, "resources")
 
 
 def _missing(key: str) -> ManifestInvalid:
@@ -206,11 +212,12 @@ def _missing(key: str) -> ManifestInvalid:
     )
 
 
-def _wrong(key: str, reason: str, text: str) -> ManifestInvalid:
-    line = line_of_key(text, "", key)
+def _wrong(key: str, reason: str, text: str, section: str = "") -> ManifestInvalid:
+    line = line_of_key(text, section, key)
+    dotted = f"{section}.{key}" if section else key
     return ManifestInvalid(
-        f"{FILE}:{line}: {key}: {reason}.",
-        fields=(FieldError(pointer=f"{FILE}:{line}", detail=f"{key}: {reason}"),),
+        f"{FILE}:{line}: {dotted}: {reason}.",
+        fields=(FieldError(pointer=f"{FILE}:{line}", detail=f"{dotted}: {reason}"),),
     )
 
 

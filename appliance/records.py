@@ -94,12 +94,18 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What one sandbox of a version may use."""
+    """What one sandbox of a version may use.
+
+    ``gpus`` are whole GPUs or partitions of one (MIG instances); ``gpu_memory_bytes`` is of each
+    of them, 0 for all of it and shared with nobody.
+    """
 
     memory_bytes: int = 512 * 1024 * 1024
     cpus: float = 1.0
     pids: int = 64
     tmp_bytes: int = 64 * 1024 * 1024
+    gpus: int = 0
+    gpu_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,6 +148,7 @@ class PodmanSandbox:
             memory_bytes=sample.memory_bytes,
             cpu_ms=kernel.cpu_ms(sample.pids),
             last_used_ns=self._last_used_ns,
+            gpus=self.spec.gpu_units,
         )
 
     async def start(self, runtime_folder: str, language: Language, wheels: str) -> None:

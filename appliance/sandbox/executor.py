@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance import config
+from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
     LimitsReport,
@@ -101,6 +102,11 @@ class Executor(Protocol):
     @property
     def limits(self) -> LimitsReport:
         """What was found about limits at start."""
+        ...
+
+    @property
+    def places(self) -> Places:
+        """The GPUs there are and who holds them; the pool takes from it before ``create``."""
         ...
 
     async def start(self) -> None:

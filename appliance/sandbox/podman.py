@@ -32,6 +32,7 @@ from appliance.errors import (
 )
 from appliance.sandbox import hardening, images, kernel, limits
 from appliance.sandbox.container import PodmanSandbox, Slots
+from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.mounts import Remounter
 from appliance.sandbox.netns import Netns
@@ -137,6 +138,7 @@ class PodmanExecutor:
         self._probing = asyncio.Lock()
         self._version = ""
         self.cgroup_parent = ""
+        self.places = Places()
 
     @property
     def limits(self) -> LimitsReport:

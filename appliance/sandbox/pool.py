@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance import clock, config
@@ -24,12 +24,14 @@ from appliance.errors import (
     ApplianceError,
     CapacityExhausted,
     Draining,
+    GpuLost,
     GuestError,
     LoadFailed,
     LoadTimeout,
     ModelRaised,
 )
 from appliance.sandbox.executor import Executor, Sandbox
+from appliance.sandbox.gpu_place import Hold
 from appliance.sandbox.spec import Reply, Request, SandboxInfo, SandboxSpec
 from appliance.sandbox.zygotes import Zygotes
 
@@ -44,6 +46,7 @@ class _Entry:
 
     sandbox: Sandbox
     spec: SandboxSpec
+    hold: Hold
     ahead: bool = False
     lent: bool = True
     retiring: bool = False
@@ -52,10 +55,14 @@ class _Entry:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Grant:
-    """What a waiter gets: an idle entry, or the right to make one once ``victim`` is gone."""
+    """What a waiter gets: an idle entry, or the right to make one once ``victim`` is gone.
+
+    With the right come the GPUs it will have: ``hold`` is ``None`` with an entry only.
+    """
 
     entry: _Entry | None = None
     victim: _Entry | None = None
+    hold: Hold | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -122,6 +129,8 @@ class Pool:
         self._entries: dict[str, _Entry] = {}
         self._counts: dict[str, int] = {}  # sandboxes of a version, those being made included
         self._waiters: list[_Waiter] = []
+        self._gpus_awaited = False  # somebody ahead in the queue waits for GPUs
+        self._freeing: set[Hold] = set()  # of idle sandboxes that are ended for their GPUs
         self._background: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -149,7 +158,7 @@ class Pool:
             grant = await self._wait_for_grant(spec)
             granted = clock.monotonic_ns()
             cold = grant.entry is None
-            entry = grant.entry or await self._make(spec, load, grant.victim)
+            entry = grant.entry or await self._make(spec, load, grant)
             lease = Lease(
                 entry.sandbox,
                 cold=cold,
@@ -170,6 +179,11 @@ class Pool:
     def waiting(self) -> int:
         """Calls waiting for a sandbox now."""
         return len(self._waiters)
+
+    @property
+    def waiting_for_gpus(self) -> int:
+        """Calls of versions with GPUs waiting for a sandbox now."""
+        return sum(bool(waiter.spec.resources.gpus) for waiter in self._waiters)
 
     @property
     def instances_max(self) -> int:
@@ -223,6 +237,8 @@ class Pool:
     async def _wait_for_grant(self, spec: SandboxSpec) -> _Grant:
         if self._closing:
             raise Draining("The appliance is shutting down.")
+        if refusal := self._executor.places.refusal(spec.resources):
+            raise GpuLost(refusal, hint="appliance gpu list")
         key = spec.version_key
         waiter = _Waiter(spec=spec)
         self._waiters.append(waiter)
@@ -250,6 +266,7 @@ class Pool:
         """A waiter gives up; a grant that came at the same moment goes to the next."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
+            self._dispatch()  # it may have held up those behind it
         elif waiter.grant.done() and not waiter.grant.cancelled():
             if waiter.grant.exception() is not None:
                 return
@@ -257,19 +274,33 @@ class Pool:
             if grant.entry is not None:
                 self._shelve(grant.entry)
             else:
-                self._spawn(self._give_back(waiter.spec.version_key, grant.victim))
+                self._spawn(self._give_back(waiter.spec.version_key, grant))
                 return
             self._dispatch()
 
-    async def _give_back(self, key: str, victim: _Entry | None) -> None:
+    async def _give_back(self, key: str, grant: _Grant) -> None:
         """Return a right to make a sandbox that was not used."""
-        if victim is not None:
-            await victim.sandbox.destroy()
+        if grant.victim is not None:
+            await self._replace(grant.victim)
+        self._give_gpus(grant.hold)
         self._forget(key)
+
+    async def _replace(self, victim: _Entry) -> None:
+        """End a sandbox whose place another got already."""
+        try:
+            await victim.sandbox.destroy()
+        finally:
+            self._give_gpus(victim.hold)
+
+    def _give_gpus(self, hold: Hold | None) -> None:
+        if hold is not None:
+            self._freeing.discard(hold)
+            self._executor.places.give(hold)
 
     def _dispatch(self) -> None:
         """Serve every waiter that can be served now, in order."""
         still: list[_Waiter] = []
+        self._gpus_awaited = False
         for waiter in self._waiters:
             grant = None if waiter.grant.done() else self._grant(waiter.spec)
             if grant is not None:
@@ -290,16 +321,41 @@ class Pool:
             return _Grant(entry=entry)
         if self._counts.get(key, 0) >= self._per_version_max:
             return None
+        hold = self._take_gpus(spec)
+        if hold is None:
+            return None
         victim = None
         if sum(self._counts.values()) >= self._instances_max:
             idle = (e for e in self._entries.values() if not e.lent)
             victim = next(idle, None)
             if victim is None:
+                self._give_gpus(hold)
                 return None
             self._remove(victim)
             self._drop_count(victim.spec.version_key)
         self._counts[key] = self._counts.get(key, 0) + 1
-        return _Grant(victim=victim)
+        return _Grant(victim=victim, hold=hold)
+
+    def _take_gpus(self, spec: SandboxSpec) -> Hold | None:
+        """The GPUs a new sandbox of this version gets; ``None`` while it has to wait for them.
+
+        One that waits is not overtaken by a later one, or who needs several would wait for ever.
+        While one waits, idle sandboxes that hold what it could use are ended one by one.
+        """
+        places, resources = self._executor.places, spec.resources
+        if not resources.gpus:
+            return places.take(spec.tenant_id, resources)
+        hold = None if self._gpus_awaited else places.take(spec.tenant_id, resources)
+        if hold is not None:
+            return hold
+        self._gpus_awaited = True
+        if not self._freeing:
+            for entry in self._entries.values():
+                if not entry.lent and places.can_use(entry.hold, resources):
+                    self._freeing.add(entry.hold)
+                    self._spawn(self._end(self._remove(entry)))
+                    break
+        return None
 
     def _lend(self, entry: _Entry) -> None:
         if entry.timer is not None:
@@ -310,24 +366,25 @@ class Pool:
         self._entries.pop(entry.sandbox.id, None)
         self._entries[entry.sandbox.id] = entry
 
-    async def _make(self, spec: SandboxSpec, load: Load, victim: _Entry | None) -> _Entry:
+    async def _make(self, spec: SandboxSpec, load: Load, grant: _Grant) -> _Entry:
         """Make and load a sandbox; the right to do so is returned if it fails."""
         sandbox: Sandbox | None = None
+        hold = grant.hold or Hold(tenant_id=spec.tenant_id, units=(), share_bytes=0)
         try:
-            if victim is not None:
-                await asyncio.shield(self._spawn(victim.sandbox.destroy()))
+            if grant.victim is not None:
+                await asyncio.shield(self._spawn(self._replace(grant.victim)))
             with self._zygotes.callers_start():
                 sandbox = await self._bound(spec, load)
                 ahead = sandbox is not None
                 if sandbox is None:
                     async with self._creations:
-                        sandbox = await self._executor.create(spec)
+                        sandbox = await self._executor.create(replace(spec, gpu_units=hold.units))
                     await sandbox.load(load())
             self._zygotes.loaded(spec, sandbox.modules, ahead=ahead)
         except BaseException:
-            self._spawn(self._undo(spec.version_key, sandbox))
+            self._spawn(self._undo(spec.version_key, sandbox, hold))
             raise
-        entry = _Entry(sandbox=sandbox, spec=spec, ahead=ahead)
+        entry = _Entry(sandbox=sandbox, spec=spec, hold=hold, ahead=ahead)
         self._entries[sandbox.id] = entry
         return entry
 
@@ -350,9 +407,10 @@ class Pool:
             return None
         return sandbox
 
-    async def _undo(self, key: str, sandbox: Sandbox | None) -> None:
+    async def _undo(self, key: str, sandbox: Sandbox | None, hold: Hold) -> None:
         if sandbox is not None:
             await sandbox.destroy()
+        self._give_gpus(hold)
         self._forget(key)
 
     def _release(self, entry: _Entry, lease: Lease) -> None:
@@ -390,7 +448,7 @@ class Pool:
     async def _end(self, entry: _Entry) -> None:
         """Destroy a removed entry; then its place is free."""
         try:
-            await entry.sandbox.destroy()
+            await self._replace(entry)
         finally:
             self._forget(entry.spec.version_key)
 

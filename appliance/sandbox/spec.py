@@ -25,7 +25,8 @@ class SandboxSpec:
     ``version_key`` is opaque and unique per version: sandboxes are reused for equal keys only.
     ``model_bytes`` is the unpacked artifact size, it decides the size of ``/model``.
     ``deps_key`` is empty when the version has no requirements. ``container`` is there for imported
-    images only.
+    images only. ``gpu_units`` are the ids of the GPUs this very sandbox was given: empty in what a
+    version asks for, set by the pool.
     """
 
     version_key: str
@@ -39,14 +40,15 @@ class SandboxSpec:
     idle_timeout_s: int = 120
     entry: str = ""
     container: Container | None = None
+    gpu_units: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZygoteKey:
     """What a sandbox that is started ahead is made for: it fits any version with the same.
 
-    The resources are part of it, so that every limit is in force from the first instruction and
-    binding changes only what depends on the size of the artifact.
+    The resources, GPUs included, are part of it, so that every limit is in force from the first
+    instruction and binding changes only what depends on the size of the artifact.
     """
 
     runtime: str
@@ -130,3 +132,4 @@ class SandboxInfo:
     memory_bytes: int
     cpu_ms: int
     last_used_ns: int
+    gpus: tuple[str, ...] = ()

@@ -107,7 +107,7 @@ class Zygotes:
     async def take(self, spec: SandboxSpec) -> Sandbox | None:
         """One that is bound to this version now, if any is ready; counts as a cold start."""
         key = self._key_of(spec)
-        if key is None or self._closing:
+        if key is None or self._closing or spec.resources.gpus:
             return None
         kind = self._kind(key)
         kind.demand = kind.demand.arrived(clock.monotonic_ns())
@@ -134,8 +134,8 @@ class Zygotes:
             modules: names the guest reported; they are imported in this tenant's zygotes only.
             ahead: it was made ahead, so that the names include what it found imported.
         """
-        if not self.budget_bytes or self._closing:
-            return
+        if not self.budget_bytes or self._closing or spec.resources.gpus:
+            return  # a GPU is never held for nobody
         key = _key(spec, modules)
         used = self._key_of(spec) if ahead else None
         if used is not None and set(modules) <= set(used.modules):

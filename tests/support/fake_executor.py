@@ -23,6 +23,7 @@ from appliance.errors import (
     RunnerCrashed,
     RunnerProtocol,
 )
+from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
     LimitsReport,
@@ -168,6 +169,7 @@ class FakeSandbox:
             memory_bytes=self._executor.memory_bytes,
             cpu_ms=0,
             last_used_ns=self._made_ns,
+            gpus=self.spec.gpu_units,
         )
 
 
@@ -179,6 +181,7 @@ class FakeExecutor:
         self.limits = LimitsReport(
             level="enforced", mechanism="fake", memory="-", pids="-", cpu="-", detail="-"
         )
+        self.places = Places()
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.made = 0
         self.most_at_once = 0

@@ -23,6 +23,7 @@ from appliance.auth.peer import Peer
 from appliance.errors import ModelRaised, RunnerCrashed
 from appliance.node import Node
 from appliance.records import Artifact, ArtifactFile, Manifest, Version
+from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.spec import (
     LimitsReport,
     Reply,
@@ -97,6 +98,7 @@ class EchoExecutor:
         self.limits = LimitsReport(
             level="enforced", mechanism="none needed", memory="-", pids="-", cpu="-", detail="-"
         )
+        self.places = Places()
 
     async def start(self) -> None:
         pass

@@ -39,6 +39,13 @@ def test_units_are_converted_and_defaults_filled_in() -> None:
     assert found.tags == {"team": "risk"}
 
 
+def test_gpus_and_their_memory_are_declared_per_sandbox() -> None:
+    text = GOOD.replace(b"memory_mb = 256", b"gpus = 2\ngpu_memory_mb = 8000")
+    found = manifest.parse({"appliance.toml": text}).resources
+    assert (found.gpus, found.gpu_memory_bytes) == (2, 8000 * 1024 * 1024)
+    assert manifest.parse({"appliance.toml": GOOD}).resources.gpus == 0
+
+
 def test_a_missing_manifest_is_answered_with_an_example() -> None:
     with pytest.raises(ManifestInvalid) as caught:
         manifest.parse({})
@@ -55,6 +62,11 @@ BAD = {
     "out of bounds": (GOOD.replace(b"256", b"1"), "appliance.toml:6", "resources.memory_mb"),
     "wrong type": (GOOD.replace(b"256", b'"many"'), "appliance.toml:6", "resources.memory_mb"),
     "bad entry": (GOOD.replace(b"model:Model", b"../x:y"), "appliance.toml:2", "entry"),
+    "gpu memory without a gpu": (
+        GOOD.replace(b"memory_mb = 256", b"gpu_memory_mb = 256"),
+        "appliance.toml:6",
+        "resources.gpu_memory_mb",
+    ),
     "unknown section": (GOOD + b"\n[limit]\nx = 1\n", "appliance.toml:14", "limit"),
 }
 
