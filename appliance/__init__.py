@@ -12,6 +12,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     provision  a version's files from store to sandbox    doctor  checks of the host
     policy     who may do what                            auth    who is calling
     archive    the upload parser                          manifest  what a model declares
+    egress     where models may connect to
     store      sealed ledger, DuckDB projection, blobs    sandbox rootless Podman
     events     the closed list of audit events            config, metrics
     signing    signatures of what leaves                  tarstream  tar, read strictly

@@ -172,6 +172,22 @@ class Sandbox:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Egress:
+    """How models that egress rules let out reach the network."""
+
+    hosts_file: Annotated[
+        str, _doc("File of names and addresses asked before the system's resolver; empty: none.")
+    ] = ""
+    connections_max: Annotated[int, _doc("Connections of one sandbox at once.", ge=1)] = 64
+    connect_timeout_s: Annotated[
+        int, _doc("Longest wait for a name or a connection.", ge=1, le=120)
+    ] = 10
+    idle_timeout_s: Annotated[
+        int, _doc("Time without a byte after which a connection is ended.", ge=1)
+    ] = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """How a model's dependencies are fetched."""
 
@@ -208,6 +224,7 @@ class Settings:
     unseal: Unseal = field(default_factory=Unseal)
     store: Store = field(default_factory=Store)
     sandbox: Sandbox = field(default_factory=Sandbox)
+    egress: Egress = field(default_factory=Egress)
     build: Build = field(default_factory=Build)
 
 

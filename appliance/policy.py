@@ -49,6 +49,8 @@ PERMISSIONS: tuple[str, ...] = (
     "node:read",
     "node:control",
     "config:read",
+    "egress:read",
+    "egress:set",
     "sandbox:read",
     "sandbox:stop",
     "backup:create",

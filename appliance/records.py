@@ -244,6 +244,31 @@ class Reservation:
     set_by: str
 
 
+EgressProtocol = Literal["any", "connect", "http", "tcp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EgressRule:
+    """Whether models may reach a destination; a tenant's rules are an ordered list.
+
+    ``model`` is a name or ``*``. ``host`` is in the grammar of ``egress.rules``. ``ports`` are
+    inclusive ranges, none for every port. ``protocol`` is ``connect`` (a tunnel through the
+    proxy), ``http`` (a request in the clear through it), ``tcp`` (a name of its own inside the
+    sandbox, for clients that know no proxy) or ``any``.
+    """
+
+    id: str
+    tenant_id: str
+    model: str = "*"
+    action: Literal["allow", "deny"]
+    host: str
+    ports: tuple[tuple[int, int], ...] = ()
+    protocol: EgressProtocol = "any"
+    reason: str
+    created_ns: int
+    created_by: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One audit entry: an event as it stands in the ledger.

@@ -1,6 +1,7 @@
 """What a sandbox is asked to be, and what crosses its edge: plain frozen values.
 
-Owns: ``SandboxSpec``, ``ZygoteKey``, ``Request``, ``Reply``, ``LimitsReport``, ``SandboxInfo``.
+Owns: ``SandboxSpec``, ``Outlets``, ``ZygoteKey``, ``Request``, ``Reply``, ``LimitsReport``,
+``SandboxInfo``.
 Never: does I/O; knows Podman, tenants' names or HTTP.
 Read next: ``executor`` (who makes sandboxes from these), ``PROTOCOL.md``.
 """
@@ -18,6 +19,30 @@ State = Literal["starting", "zygote", "idle", "loading", "ready", "frozen", "bus
 MIB = 1024 * 1024
 
 
+PROXY_ADDRESS = ("127.0.0.1", 3128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlet:
+    """A name a sandbox knows, at a loopback address of its own, with the ports open there."""
+
+    host: str
+    address: str
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlets:
+    """The ways out of a sandbox: the proxy, and names for clients that know no proxy.
+
+    They lead to the guard, which decides about each connection by itself; ``model`` is for it.
+    """
+
+    model: str
+    proxy: bool = True
+    names: tuple[Outlet, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
     """One version's sandbox: who it belongs to, what is inside, what it may use.
@@ -26,7 +51,7 @@ class SandboxSpec:
     ``model_bytes`` is the unpacked artifact size, it decides the size of ``/model``.
     ``deps_key`` is empty when the version has no requirements. ``container`` is there for imported
     images only. ``gpu_units`` are the ids of the GPUs this very sandbox was given: empty in what a
-    version asks for, set by the pool.
+    version asks for, set by the pool. Without ``outlets`` there is no way out of it at all.
     """
 
     version_key: str
@@ -41,6 +66,7 @@ class SandboxSpec:
     entry: str = ""
     container: Container | None = None
     gpu_units: tuple[str, ...] = ()
+    outlets: Outlets | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,8 @@ from appliance.errors import (
 from appliance.events import (
     AliasRemoved,
     AliasSet,
+    EgressRuleAdded,
+    EgressRuleRemoved,
     Event,
     KeyCreated,
     KeyRevoked,
@@ -45,6 +47,7 @@ from appliance.records import (
     Alias,
     ApiKey,
     Artifact,
+    EgressRule,
     Manifest,
     Model,
     Package,
@@ -349,6 +352,52 @@ class Registry:
                 raise NotFound("This version has no reservation.")
             event = ReservationRemoved(model_id=model_id, number=number)
             await self._commit(event, model.tenant_id, actor, model_id)
+
+        await self._run(command())
+
+    async def add_egress_rule(
+        self,
+        *,
+        rule: EgressRule,
+        before: str = "",
+        fits: Callable[[Snapshot], None] = lambda _snapshot: None,
+        actor: str,
+    ) -> EgressRule:
+        """Add an egress rule to its tenant's list.
+
+        Args:
+            rule: a checked rule.
+            before: the id of the rule it goes in front of; last if empty.
+            fits: raises if there are too many already.
+            actor: who asks.
+
+        Raises:
+            NotFound: no such tenant, or it has no rule ``before``.
+        """
+
+        async def command() -> EgressRule:
+            self._tenant(rule.tenant_id)
+            known = self.snapshot.egress_rules(rule.tenant_id)
+            if before and not any(one.id == before for one in known):
+                raise NotFound("There is no such egress rule to put it before.")
+            fits(self.snapshot)
+            event = EgressRuleAdded(rule=rule, before=before)
+            await self._commit(event, rule.tenant_id, actor, rule.id)
+            return rule
+
+        return await self._run(command())
+
+    async def remove_egress_rule(
+        self, *, tenant_id: str, rule_id: str, reason: str, actor: str
+    ) -> None:
+        """Remove an egress rule. Raises NotFound."""
+
+        async def command() -> None:
+            known = self.snapshot.egress_rules(tenant_id)
+            if not any(one.id == rule_id for one in known):
+                raise NotFound("There is no such egress rule.")
+            event = EgressRuleRemoved(tenant_id=tenant_id, rule_id=rule_id, reason=reason)
+            await self._commit(event, tenant_id, actor, rule_id)
 
         await self._run(command())
 

@@ -19,6 +19,8 @@ from appliance.errors import NotFound, StoreCorrupt
 from appliance.events import (
     AliasRemoved,
     AliasSet,
+    EgressRuleAdded,
+    EgressRuleRemoved,
     Event,
     KeyCreated,
     KeyRevoked,
@@ -31,7 +33,7 @@ from appliance.events import (
     VersionRegistered,
     VersionRetired,
 )
-from appliance.records import Alias, ApiKey, Entry, Model, Reservation, Tenant, Version
+from appliance.records import Alias, ApiKey, EgressRule, Entry, Model, Reservation, Tenant, Version
 from appliance.store.keyring import Keyring
 from appliance.store.seal import RootKey, box_open, box_seal, replace_file
 from appliance.store.verify import State, root_of
@@ -54,6 +56,8 @@ REGISTRY_EVENTS: dict[str, type[Event]] = {
         AliasRemoved,
         ReservationSet,
         ReservationRemoved,
+        EgressRuleAdded,
+        EgressRuleRemoved,
     )
 }
 
@@ -63,6 +67,7 @@ class Snapshot:
 
     __slots__ = (
         "_aliases",
+        "_egress",
         "_keys",
         "_models",
         "_names",
@@ -82,6 +87,7 @@ class Snapshot:
         self._versions = tables.versions
         self._aliases = tables.aliases
         self._reservations = tables.reservations
+        self._egress = tables.egress
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -155,6 +161,10 @@ class Snapshot:
         """The reservation of a version."""
         return self._reservations.get((model_id, number))
 
+    def egress_rules(self, tenant_id: str) -> tuple[EgressRule, ...]:
+        """A tenant's egress rules in the order they are tried."""
+        return self._egress.get(tenant_id, ())
+
     def blob_ids(self) -> set[str]:
         """Blobs that some version refers to, retired ones included."""
         return {v.artifact.blob.id for vs in self._versions.values() for v in vs}
@@ -165,6 +175,7 @@ class Tables:
 
     __slots__ = (
         "aliases",
+        "egress",
         "keys",
         "models",
         "names",
@@ -184,6 +195,7 @@ class Tables:
         self.versions: dict[str, tuple[Version, ...]] = {}
         self.aliases: dict[str, dict[str, Alias]] = {}
         self.reservations: dict[tuple[str, int], Reservation] = {}
+        self.egress: dict[str, tuple[EgressRule, ...]] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -197,6 +209,7 @@ class Tables:
         tables.versions = dict(snapshot._versions)
         tables.aliases = dict(snapshot._aliases)
         tables.reservations = dict(snapshot._reservations)
+        tables.egress = dict(snapshot._egress)
         return tables
 
     def freeze(self) -> Snapshot:
@@ -225,7 +238,7 @@ class Tables:
         if isinstance(event, TenantRemoved):
             missing.discard(event.tenant_id)
 
-    def apply(self, event: Event, seq: int, time_ns: int) -> None:  # noqa: C901 - one per event
+    def apply(self, event: Event, seq: int, time_ns: int) -> None:  # noqa: C901, PLR0915 - events
         """Change the tables as a durable event says; ``time_ns`` is the entry's time."""
         self.seq = seq
         match event:
@@ -262,8 +275,19 @@ class Tables:
                 self.reservations[one.model_id, one.number] = one
             case ReservationRemoved(model_id=model_id, number=number):
                 del self.reservations[model_id, number]
+            case EgressRuleAdded(rule=rule, before=before):
+                self._add_egress_rule(rule, before)
+            case EgressRuleRemoved(tenant_id=tenant_id, rule_id=rule_id):
+                kept = tuple(r for r in self.egress[tenant_id] if r.id != rule_id)
+                self.egress[tenant_id] = kept
             case _:
                 raise KeyError(event.KIND)
+
+    def _add_egress_rule(self, rule: EgressRule, before: str) -> None:
+        rules = list(self.egress.get(rule.tenant_id, ()))
+        places = [at for at, known in enumerate(rules) if known.id == before]
+        rules.insert(places[0] if places else len(rules), rule)
+        self.egress[rule.tenant_id] = tuple(rules)
 
     def _remove_model(self, model_id: str, time_ns: int) -> None:
         model = self.models[model_id]
@@ -274,6 +298,7 @@ class Tables:
     def _remove_tenant(self, tenant_id: str) -> None:
         tenant = self.tenants.pop(tenant_id)
         del self.names["", tenant.name]
+        self.egress.pop(tenant_id, None)
         self.keys = {k: v for k, v in self.keys.items() if v.tenant_id != tenant_id}
         for model in [m for m in self.models.values() if m.tenant_id == tenant_id]:
             del self.models[model.id]
@@ -294,6 +319,7 @@ class _Section(msgspec.Struct):
     versions: list[tuple[Version, ...]]
     aliases: list[Alias]
     reservations: list[Reservation] = []
+    egress: tuple[EgressRule, ...] = ()
 
 
 class _File(msgspec.Struct):
@@ -321,6 +347,7 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             versions=[v for m in models if (v := snapshot.versions(m.id))],
             aliases=[a for m in models for a in snapshot.aliases(m.id)],
             reservations=[r for r in snapshot.reservations() if r.tenant_id == tenant.id],
+            egress=snapshot.egress_rules(tenant.id),
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -389,6 +416,8 @@ def _add(tables: Tables, section: _Section) -> None:
         tables.aliases.setdefault(alias.model_id, {})[alias.name] = alias
     for one in section.reservations:
         tables.reservations[one.model_id, one.number] = one
+    if section.egress:
+        tables.egress[section.egress[0].tenant_id] = section.egress
 
 
 def registry_view(snapshot: Snapshot) -> dict[str, Any]:
@@ -401,4 +430,9 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
         "versions": {m.id: msgspec.to_builtins(snapshot.versions(m.id)) for m in models},
         "aliases": {m.id: msgspec.to_builtins(snapshot.aliases(m.id)) for m in models},
         "reservations": msgspec.to_builtins(snapshot.reservations()),
+        "egress": {
+            t.id: msgspec.to_builtins(rules)
+            for t in snapshot.tenants()
+            if (rules := snapshot.egress_rules(t.id))
+        },
     }

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from storing import ACTOR, SETTINGS, Folder, artifact, intent, manifest
 
 from appliance.errors import ApplianceError
-from appliance.records import ApiKey
+from appliance.records import ApiKey, EgressRule
 from appliance.store import Store
 from appliance.store.state import registry_view
 
@@ -140,6 +140,29 @@ class RegistryMachine(RuleBasedStateMachine):
         model_id = self.model_id(tenant, name)
         self.attempt(
             self.registry.remove_reservation(model_id=model_id, number=number, actor=ACTOR)
+        )
+
+    @rule(tenant=NAMES, name=NAMES, before=st.just("") | NAMES)
+    def add_egress_rule(self, tenant, name, before):
+        tenant_id = self.tenant_id(tenant)
+        rule = EgressRule(
+            id=name,
+            tenant_id=tenant_id,
+            action="allow",
+            host="x.test",
+            reason="r",
+            created_ns=1,
+            created_by=ACTOR,
+        )
+        self.attempt(self.registry.add_egress_rule(rule=rule, before=before, actor=ACTOR))
+
+    @rule(tenant=NAMES, name=NAMES)
+    def remove_egress_rule(self, tenant, name):
+        tenant_id = self.tenant_id(tenant)
+        self.attempt(
+            self.registry.remove_egress_rule(
+                tenant_id=tenant_id, rule_id=name, reason="r", actor=ACTOR
+            )
         )
 
     @rule(tenant=st.none() | NAMES, key_id=NAMES)

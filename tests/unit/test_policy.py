@@ -16,20 +16,21 @@ TABLE: dict[str, set[str]] = {
     "admin": {
         "self:read", "tenant:read", "tenant:create", "tenant:remove", "key:read", "key:create",
         "key:revoke", "model:read", "audit:read", "metrics:read", "node:read", "config:read",
-        "sandbox:read",
+        "sandbox:read", "egress:read", "egress:set",
     },
     "operator": {
         "self:read", "tenant:read", "model:read", "alias:set", "sandbox:read", "sandbox:stop",
         "backup:create", "reservation:set", "node:read", "metrics:read", "audit:read",
+        "egress:read",
     },
     "auditor": {
         "self:read", "tenant:read", "key:read", "model:read", "audit:read", "audit:verify",
-        "config:read", "node:read", "metrics:read",
+        "config:read", "node:read", "metrics:read", "egress:read",
     },
     "owner": {
         "self:read", "tenant:read", "key:read", "key:create", "key:revoke", "model:read",
         "model:register", "model:remove", "version:retire", "alias:set", "model:invoke",
-        "audit:read", "reservation:set",
+        "audit:read", "reservation:set", "egress:read",
     },
     "caller": {"self:read", "model:invoke"},
 }  # fmt: skip

@@ -15,7 +15,7 @@ from appliance.errors import (
     ReservationRefused,
     RevisionStale,
 )
-from appliance.records import ApiKey, Lineage
+from appliance.records import ApiKey, EgressRule, Lineage
 from appliance.store.state import registry_view
 
 
@@ -280,3 +280,54 @@ async def test_reservations_survive_a_restart_and_end_with_their_tenant(folder):
     (folder.path / "registry.snap").unlink()
     async with folder.open() as store:
         assert store.registry.snapshot.reservations() == ()
+
+
+def egress_rule(tenant_id, name, host="db.example.test"):
+    return EgressRule(
+        id=name,
+        tenant_id=tenant_id,
+        action="allow",
+        host=host,
+        ports=((5432, 5432),),
+        reason="features",
+        created_ns=1,
+        created_by=ACTOR,
+    )
+
+
+async def test_egress_rules_keep_their_order_over_restarts_and_end_with_their_tenant(folder):
+    async with folder.open() as store:
+        tenant = await store.registry.create_tenant(name="acme", actor=ACTOR)
+        for name, before in (("a", ""), ("b", ""), ("c", "b")):
+            rule = egress_rule(tenant.id, name)
+            await store.registry.add_egress_rule(rule=rule, before=before, actor=ACTOR)
+        rule = egress_rule(tenant.id, "d")
+        with pytest.raises(NotFound):
+            await store.registry.add_egress_rule(rule=rule, before="x", actor=ACTOR)
+        await store.registry.remove_egress_rule(
+            tenant_id=tenant.id, rule_id="a", reason="moved", actor=ACTOR
+        )
+        with pytest.raises(NotFound):
+            await store.registry.remove_egress_rule(
+                tenant_id=tenant.id, rule_id="a", reason="again", actor=ACTOR
+            )
+        view = registry_view(store.registry.snapshot)
+    async with folder.open() as store:
+        assert registry_view(store.registry.snapshot) == view
+        assert [r.id for r in store.registry.snapshot.egress_rules(tenant.id)] == ["c", "b"]
+    (folder.path / "registry.snap").unlink()
+    async with folder.open() as store:
+        assert registry_view(store.registry.snapshot) == view
+        await store.registry.remove_tenant(tenant_id=tenant.id, actor=ACTOR)
+        assert store.registry.snapshot.egress_rules(tenant.id) == ()
+
+
+async def test_no_host_of_an_egress_rule_is_readable_in_the_data_folder(folder):
+    async with folder.open() as store:
+        tenant = await store.registry.create_tenant(name="acme", actor=ACTOR)
+        rule = egress_rule(tenant.id, "a", "canary-host.example.test")
+        await store.registry.add_egress_rule(rule=rule, actor=ACTOR)
+        await store.queries.wait(store.ledger.head.size, 10)
+    for path in folder.path.rglob("*"):
+        if path.is_file():
+            assert b"canary-host" not in path.read_bytes(), path
