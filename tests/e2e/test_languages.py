@@ -22,6 +22,7 @@ TRAINED = {
     "ruby3.1": ("diabetes-ruby", "rows.json", "application/json"),
     "cpp": ("digits-cpp", "rows.csv", "text/csv"),
     "java17": ("wine-java", "rows.json", "application/json"),
+    "mono6.8": ("cancer-dotnet", "rows.json", "application/json"),
 }
 HERE = [name for name in installed() if name in TRAINED]
 

@@ -46,6 +46,7 @@ SPOKEN = {
         Spoken("cpp", "model.cpp", "model.cpp:Model", "std::invalid_argument: as asked", False),
         Spoken("r4.2", "model.R", "model.R:load_model", "simpleError: as asked"),
         Spoken("java17", "Model.java", "Model.java:Model", "IllegalArgumentException: as asked"),
+        Spoken("mono6.8", "Model.cs", "Model.cs:Model", "System.ArgumentException: as asked"),
     )
 }
 _compiled: dict[tuple[str, bytes], bytes] = {}

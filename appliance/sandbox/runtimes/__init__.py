@@ -7,7 +7,7 @@ Read next: ``language``, ``python``.
 
 from __future__ import annotations
 
-from appliance.sandbox.runtimes import cpp, java, node, python, r, ruby
+from appliance.sandbox.runtimes import cpp, dotnet, java, node, python, r, ruby
 from appliance.sandbox.runtimes.language import Language
 
 RUNTIMES: dict[str, Language] = {
@@ -19,6 +19,8 @@ RUNTIMES: dict[str, Language] = {
     cpp.CPP_BUILD.name: cpp.CPP_BUILD,
     java.JAVA_17.name: java.JAVA_17,
     java.JAVA_17_BUILD.name: java.JAVA_17_BUILD,
+    dotnet.MONO_6_8.name: dotnet.MONO_6_8,
+    dotnet.MONO_6_8_BUILD.name: dotnet.MONO_6_8_BUILD,
 }
 
 
