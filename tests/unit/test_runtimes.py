@@ -56,7 +56,7 @@ def test_a_manifest_names_its_entry_as_the_language_does(name: str) -> None:
         assert not bad or "appliance.toml:2" in caught.value.detail
 
 
-@pytest.mark.parametrize("name", ["cobol", "cpp-build", "java17-build"])
+@pytest.mark.parametrize("name", ["cobol", "cpp-build", "java17-build", "mono6.8-build"])
 def test_an_unknown_runtime_is_answered_with_those_there_are(name: str) -> None:
     with pytest.raises(ManifestInvalid, match=r"appliance.toml:1: runtime") as caught:
         parse(name, "model:Model")

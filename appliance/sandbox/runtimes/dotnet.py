@@ -24,13 +24,13 @@ _FRAMEWORK = (
     "libmono-system-xml-linq4.0-cil",
     "libmono-system4.0-cil",
 )
-# Through these an assembly compiled for .NET Standard, as NuGet's and F#'s are, finds the framework.
+# Through these an assembly made for .NET Standard, as NuGet's and F#'s are, finds the framework.
 # Their package would bring all of Mono, 300 MB of windows and web servers.
 _FINISH = (
     'cd "$1/tmp" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get -qq download mono-devel'
-    ' && dpkg-deb --fsys-tarfile mono-devel_*.deb'
+    " && dpkg-deb --fsys-tarfile mono-devel_*.deb"
     ' | tar -C "$1" --no-same-owner -x ./usr/lib/mono/4.5/Facades'
-    ' && rm mono-devel_*.deb',
+    " && rm mono-devel_*.deb",
 )
 
 MONO_6_8 = Language(
