@@ -70,6 +70,10 @@ class Http:
     upload_bytes_max: Annotated[int, _doc("Largest artifact upload, unpacked.", ge=1024)] = (
         8 * 1024**3
     )
+    engine: Annotated[
+        Literal["direct", "hypercorn"],
+        _doc("What reads HTTP/1.1: direct (llhttp on the event loop), or Hypercorn's own."),
+    ] = "direct"
     upload_files_max: Annotated[int, _doc("Most files in an artifact.", ge=1)] = 20_000
 
 

@@ -2,7 +2,8 @@
 
 Owns: the listeners, the certificates' place in them, signals, and the end of HTTP life.
 Never: looks into a request beyond its framing.
-Read next: ``http1`` (what is refused before the application sees it), ``certificates``.
+Read next: ``strict`` (what is refused before the application sees it), ``direct`` and ``http1``
+(the two engines, ``http.engine`` chooses), ``certificates``.
 
 Two listeners share one event loop: HTTPS for callers and the admin socket for the machine's owner.
 The admin socket is there in every state; HTTPS opens as soon as there are certificates.
@@ -42,7 +43,9 @@ from appliance import config
 from appliance.auth.peer import Peer
 from appliance.errors import AddressInUse, ApplianceError, ConfigInvalid
 from appliance.serve import certificates
-from appliance.serve.http1 import Connection, Timers
+from appliance.serve.direct import Direct
+from appliance.serve.http1 import Connection
+from appliance.serve.strict import Timers
 from appliance.wire import Front
 
 _log = logging.getLogger(__name__)
@@ -143,7 +146,7 @@ class _Server:
         self._socket_path = Path(settings.paths.run_dir) / "admin.sock"
         self._config = _hypercorn_config()
         self._listeners: dict[str, asyncio.Server] = {}
-        self._connections: dict[asyncio.Task[Any], tuple[str, Connection]] = {}
+        self._connections: dict[asyncio.Future[Any], tuple[str, Connection | Direct]] = {}
         self._is_draining = False
         self._tls: ssl.SSLContext | None = None
         # Handshakes under way; a failed one's object goes away by itself.
@@ -206,10 +209,8 @@ class _Server:
             raise
         self._has_socket = True
         sock.setblocking(False)
-        self._listeners["admin"] = await asyncio.start_unix_server(
-            lambda reader, writer: self._serve("admin", app, reader, writer),
-            sock=sock,
-            backlog=BACKLOG,
+        self._listeners["admin"] = await asyncio.get_running_loop().create_unix_server(
+            self._maker("admin", app), sock=sock, backlog=BACKLOG
         )
 
     @property
@@ -237,8 +238,8 @@ class _Server:
         self._tls = certificates.context(self.data_dir)
         # Called for every ClientHello, with or without a server name in it.
         self._tls.sni_callback = self._note_greeting
-        self._listeners["https"] = await asyncio.start_server(
-            lambda reader, writer: self._serve("https", app, reader, writer),
+        self._listeners["https"] = await asyncio.get_running_loop().create_server(
+            self._maker("https", app),
             sock=self._port,
             ssl=self._tls,
             backlog=BACKLOG,
@@ -280,6 +281,32 @@ class _Server:
         if self._has_socket:
             self._socket_path.unlink(missing_ok=True)
 
+    def _maker(self, listener: str, app: Any) -> Callable[[], asyncio.Protocol]:
+        """What makes a connection's protocol: the direct engine, or streams under Hypercorn's."""
+
+        def streams() -> asyncio.Protocol:
+            return asyncio.StreamReaderProtocol(
+                asyncio.StreamReader(),
+                lambda reader, writer: self._serve(listener, app, reader, writer),
+            )
+
+        def direct() -> asyncio.Protocol:
+            return Direct(
+                app,
+                lambda transport: _state(listener, transport),
+                lambda: self._is_draining,
+                self._timers,
+                lambda connection: self._keep(listener, connection),
+            )
+
+        return direct if self._settings.http.engine == "direct" else streams
+
+    def _keep(self, listener: str, connection: Direct) -> None:
+        self._connections[connection.ended] = (listener, connection)
+        connection.ended.add_done_callback(lambda ended: self._connections.pop(ended, None))
+        if listener == "https":
+            self._greeting.discard(connection.tls)
+
     async def _serve(
         self,
         listener: str,
@@ -287,11 +314,10 @@ class _Server:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        state: dict[str, Any] = {"peer": _peer(writer) if listener == "admin" else None}
         connection = Connection(
             _as_wrapper(app),
             self._config,
-            state,
+            _state(listener, writer.transport),
             reader,
             writer,
             lambda: self._is_draining,
@@ -329,12 +355,13 @@ class _Server:
                 await asyncio.sleep(pause_s)
         for task in tasks:
             _log.warning("a request was cut off: it outlasted http.drain_timeout_s")
-            self._connections[task][1].abort()
-            task.cancel()
+            connection = self._connections[task][1]
+            connection.abort()
+            connection.cancel() if isinstance(connection, Direct) else task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
 
-    def _tasks_of(self, listener: str) -> list[asyncio.Task[Any]]:
+    def _tasks_of(self, listener: str) -> list[asyncio.Future[Any]]:
         return [task for task, (name, _) in self._connections.items() if name == listener]
 
     def _is_greeting(self, listener: str, started: float) -> bool:
@@ -390,10 +417,15 @@ def _as_wrapper(app: Any) -> Any:
     return call
 
 
-def _peer(writer: asyncio.StreamWriter) -> Peer:
+def _state(listener: str, transport: Any) -> dict[str, Any]:
+    """``scope["state"]`` of a connection's requests."""
+    return {"peer": _peer(transport) if listener == "admin" else None}
+
+
+def _peer(transport: Any) -> Peer:
     """Who is at the other end of a unix socket, by SO_PEERCRED (unix(7))."""
     layout = struct.Struct("3i")
-    raw = writer.get_extra_info("socket").getsockopt(
+    raw = transport.get_extra_info("socket").getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size
     )
     pid, uid, gid = layout.unpack(raw)

@@ -7,12 +7,7 @@ Read next: ``serve`` (listeners and drain); the pins of hypercorn and h11 in ``p
 
 This subclasses Hypercorn's and h11's own classes at exactly pinned versions. What it changes:
 
-  refused with 400      bare LF or CR, obs-fold, control bytes in a head; Content-Length together
-                        with Transfer-Encoding, repeated or not plain digits; Transfer-Encoding on
-                        HTTP/1.0; repeated Host or Content-Type; a Host that is no host; versions
-                        other than 1.0 and 1.1; methods not in upper case, CONNECT; any target but
-                        origin form; long chunk headers
-  refused with 431      heads over 16 KiB or 100 lines, counted exactly
+  refused               what ``strict`` lists
   ignored               every Upgrade (h2c, WebSocket) and HTTP/2 prior knowledge
   ended                 a head that takes over 10 s, an idle connection after 75 s, a reader that
                         takes nothing for 60 s
@@ -26,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import chain
@@ -46,34 +40,11 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState
 
 from appliance import clock
-from appliance.errors import ApplianceError, HeadTooLarge, Malformed
-from appliance.wire import PROBLEM_JSON, problem_reply
+from appliance.serve import strict
+from appliance.serve.strict import Timers
 
-HEAD_BYTES_MAX = 16 * 1024
-HEAD_LINES_MAX = 100
-CHUNK_HEAD_BYTES_MAX = 256
-LINGER_BYTES_MAX = 64 * 1024 * 1024
 _JOIN_BYTES_MAX = 64 * 1024
 _INBOX_MAX = 10
-
-_FORBIDDEN_BYTES = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n)")
-_ONCE = (b"content-length", b"transfer-encoding", b"host", b"content-type")
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?|")
-_METHOD = re.compile(rb"[A-Z]{1,16}")
-_TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Timers:
-    """How long a connection may take for what, seconds; the defaults are the product's."""
-
-    head_s: float = 10.0
-    keep_alive_s: float = 75.0
-    send_s: float = 60.0
-    linger_s: float = 2.0
-    accept_s: float = 0.05
-    grace_s: float = 0.5
-    fresh_s: float = 2.0
 
 
 class _Buffer(ReceiveBuffer):
@@ -91,43 +62,26 @@ class _Buffer(ReceiveBuffer):
     def maybe_extract_next_line(self) -> bytearray | None:
         """The next chunk header; short, whatever extensions it carries."""
         line = super().maybe_extract_next_line()
-        if len(line if line is not None else self._data) > CHUNK_HEAD_BYTES_MAX:
+        if len(line if line is not None else self._data) > strict.CHUNK_HEAD_BYTES_MAX:
             raise h11.RemoteProtocolError("chunk header too long")
-        if line is not None and _FORBIDDEN_BYTES.search(line):
+        if line is not None and strict.FORBIDDEN_BYTES.search(line):
             raise h11.RemoteProtocolError("control byte in chunk header")
         return line
 
 
 def _require_strict_head(head: bytes) -> None:
-    """Raise RemoteProtocolError for what h11 would accept and another server read differently."""
-    lines = head.split(b"\n")
-    if len(head) > HEAD_BYTES_MAX or len(lines) > HEAD_LINES_MAX:
-        raise h11.RemoteProtocolError("head too large", error_status_hint=431)
-    if _FORBIDDEN_BYTES.search(head):
-        raise h11.RemoteProtocolError("bare line feed, carriage return or control byte in head")
-    seen: set[bytes] = set()
-    for line in lines[1:]:
-        if line[:1] in (b" ", b"\t"):
-            raise h11.RemoteProtocolError("folded header line")
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        if name in _ONCE:
-            if name in seen:
-                raise h11.RemoteProtocolError("repeated header")
-            seen.add(name)
-            if name == b"content-length" and not value.strip(b" \t\r").isdigit():
-                raise h11.RemoteProtocolError("Content-Length is not a number")
-            if name == b"host" and not _HOST.fullmatch(value.strip(b" \t\r")):
-                raise h11.RemoteProtocolError("Host is not a host")
-    if {b"content-length", b"transfer-encoding"} <= seen:
-        raise h11.RemoteProtocolError("Content-Length together with Transfer-Encoding")
+    """The shared rules, refused the way h11 expects."""
+    try:
+        strict.require_strict_head(head)
+    except strict.Refused as refused:
+        raise h11.RemoteProtocolError(str(refused), error_status_hint=refused.status) from refused
 
 
 class _Parser(h11.Connection):
     """h11's server connection with the strict buffer and a strict request line."""
 
     def __init__(self) -> None:
-        super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        super().__init__(h11.SERVER, max_incomplete_event_size=strict.HEAD_BYTES_MAX)
         self._receive_buffer = _Buffer()
 
     def next_event(self) -> Any:
@@ -147,16 +101,11 @@ class _Parser(h11.Connection):
         return bool(self._receive_buffer)
 
     def _require_strict_request(self, event: h11.Request) -> None:
-        if event.http_version not in (b"1.0", b"1.1"):
-            raise h11.RemoteProtocolError("unknown HTTP version")
-        if not _METHOD.fullmatch(event.method) or event.method == b"CONNECT":
-            raise h11.RemoteProtocolError("unknown method")
-        if not _TARGET.fullmatch(event.target):
-            raise h11.RemoteProtocolError("request target is not in origin form")
-        if event.http_version == b"1.0":
-            for name, _ in event.headers:
-                if name == b"transfer-encoding":
-                    raise h11.RemoteProtocolError("Transfer-Encoding on HTTP/1.0")
+        names = [name for name, _ in event.headers]
+        try:
+            strict.require_strict_request(event.method, event.target, event.http_version, names)
+        except strict.Refused as refused:
+            raise h11.RemoteProtocolError(str(refused)) from refused
 
 
 class Protocol(H11Protocol):
@@ -229,27 +178,14 @@ class Protocol(H11Protocol):
             await self.send(RawData(data=held + data))
 
     async def _send_error_response(self, status_code: int) -> None:
-        problem: ApplianceError = (
-            HeadTooLarge(f"A request's head is at most {HEAD_BYTES_MAX} bytes in 100 lines.")
-            if status_code == 431
-            else Malformed("This is not a well-formed HTTP/1.1 request.")
-        )
-        request_id = clock.new_id("req")
-        reply = problem_reply(problem, request_id)
-        headers = [
-            (b"content-type", PROBLEM_JSON.encode()),
-            (b"content-length", str(len(reply.body)).encode()),
-            (b"request-id", request_id.encode()),
-            (b"cache-control", b"no-store"),
-            (b"connection", b"close"),
-        ]
+        status, headers, body = strict.refusal(status_code, clock.new_id("req"))
         await self._send_h11_event(
             h11.Response(
-                status_code=reply.status,
+                status_code=status,
                 headers=list(chain(headers, self.config.response_headers("h11"))),
             )
         )
-        await self._send_h11_event(h11.Data(data=reply.body))
+        await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
 
     async def _maybe_recycle(self) -> None:
@@ -442,7 +378,7 @@ class Connection(TCPServer):
                 break
             if self._discarded is not None:
                 self._discarded += len(data)
-                if self._discarded > LINGER_BYTES_MAX:
+                if self._discarded > strict.LINGER_BYTES_MAX:
                     break
                 continue
             await self.protocol.handle(RawData(data))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from appliance import config
-from appliance.serve.http1 import Timers
+from appliance.serve.strict import Timers
 
 
 def _sibling(name: str) -> ModuleType:
@@ -30,7 +30,7 @@ def _sibling(name: str) -> ModuleType:
 
 
 test_serve = _sibling("test_serve")
-settings_in, raw = test_serve.settings_in, test_serve.raw
+settings_in, raw, engine = test_serve.settings_in, test_serve.raw, test_serve.engine
 BRISK = Timers(accept_s=0.0, grace_s=0.0, fresh_s=0.0)
 
 

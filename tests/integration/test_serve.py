@@ -22,11 +22,20 @@ import pytest
 from appliance import config, serve
 from appliance.errors import AddressInUse
 from appliance.serve import certificates
-from appliance.serve.http1 import Timers
+from appliance.serve.strict import Timers
 from appliance.wire import Front
 
 SECRET = b"s" * 32
 ROOT = Path(__file__).parents[2]
+ENGINES = ("direct", "hypercorn")
+chosen = {"engine": "direct"}
+
+
+@pytest.fixture(params=ENGINES, autouse=True)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every test here runs under both engines: their promises are the same."""
+    chosen["engine"] = request.param
+    return str(request.param)
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -87,7 +96,7 @@ def settings_in(folder: Path, **http: Any) -> config.Settings:
     settings = config.replace(
         config.Settings(), "paths", data_dir=str(folder / "data"), run_dir=str(folder / "run")
     )
-    return config.replace(settings, "http", **({"port": 0, "drain_timeout_s": 5} | http))
+    return config.replace(settings, "http", **({"port": 0, "drain_timeout_s": 5} | chosen | http))
 
 
 @asynccontextmanager
