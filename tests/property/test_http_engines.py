@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import h11
@@ -136,7 +137,7 @@ def test_both_engines_see_the_same_requests(data: bytes) -> None:
 @given(data=MESSAGES, cuts=st.lists(st.integers(0, 400), max_size=6))
 def test_it_does_not_matter_how_the_bytes_are_cut(data: bytes, cuts: list[int]) -> None:
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    pieces = [data[a:b] for a, b in zip(places, places[1:], strict=False) if a != b]
+    pieces = [data[a:b] for a, b in itertools.pairwise(places) if a != b]
     whole = asyncio.run(seen_by_direct([data]))
     cut = asyncio.run(seen_by_direct(pieces))
     assert cut[0] == whole[0]
