@@ -3,11 +3,10 @@
 Owns: a connection from its first byte to its last where ``http.engine`` is ``direct``: framing,
 back pressure in both directions, timers, and how it ends.
 Never: listens, terminates TLS, speaks HTTP/2 or upgrades a connection.
-Read next: ``strict`` (what is refused), ``http1`` (the other engine: same promises, same tests).
+Read next: ``framing`` (where a request ends), ``strict`` (what is refused), ``http1`` (the other engine: same promises, same tests).
 
 One write takes a small answer's head and body; no task, queue or timer is made per request but the
-application's own task. llhttp (through httptools) reads heads that ``strict`` has passed. Bodies
-need no parser: a length is counted, and chunks are cut by ``_Chunks``, which forgives nothing.
+application's own task.
 """
 
 from __future__ import annotations
@@ -15,22 +14,17 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 from wsgiref.handlers import format_date_time
 
-import httptools
-
 from appliance import clock
 from appliance.serve import strict
-from appliance.serve.strict import Refused, Timers, require_strict_head, require_strict_request
+from appliance.serve.framing import HEAD_END, Chunks, Head, Length, parsed
+from appliance.serve.strict import Refused, Timers, require_strict_head
 
 _log = logging.getLogger(__name__)
 
-_HEAD_END = re.compile(rb"\n\r?\n")
-_CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?")
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*")
 _INBOX_BYTES_MAX = 64 * 1024
 _JOIN_BYTES_MAX = 64 * 1024
 _STATUS_LINES = {
@@ -42,114 +36,10 @@ _DISCONNECT = {"type": "http.disconnect"}
 _NO_BODY = frozenset((204, 304))
 
 
-class _Head:
-    """What llhttp found in a head."""
-
-    def __init__(self) -> None:
-        self.target = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-
-    def on_url(self, piece: bytes) -> None:
-        """Part of the target."""
-        self.target += piece
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header line."""
-        self.headers.append((name.lower(), value.rstrip(b" \t")))
-
-
-class _Length:
-    """A body of a known length."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._left = size_bytes
-        self.is_done = not size_bytes
-
-    def take(self, buffer: bytearray) -> bytes:
-        """The next bytes of the body, cut off the buffer."""
-        piece = bytes(buffer[: self._left])
-        del buffer[: len(piece)]
-        self._left -= len(piece)
-        self.is_done = not self._left
-        return piece
-
-
-class _Chunks:
-    """A chunked body (RFC 9112, section 7.1); extensions and trailers are read and dropped."""
-
-    def __init__(self) -> None:
-        self._left = 0
-        self._expect = b"size"
-        self.is_done = False
-
-    def take(self, buffer: bytearray) -> bytes:
-        """What the buffer holds of the body, cut off it.
-
-        Raises:
-            Refused: these are no well-formed chunks.
-        """
-        found = []
-        while buffer and not self.is_done:
-            if self._expect == b"data":
-                piece = bytes(buffer[: self._left])
-                del buffer[: len(piece)]
-                self._left -= len(piece)
-                found.append(piece)
-                self._expect = b"data" if self._left else b"end"
-            elif not self._step(buffer):
-                break
-        return b"".join(found)
-
-    def _step(self, buffer: bytearray) -> bool:
-        """Take a chunk's head, end or the trailer; False while it is incomplete."""
-        if self._expect == b"end":
-            if not b"\r\n".startswith(buffer[:2]):
-                raise Refused("a chunk is longer than it said")
-            if len(buffer) < 2:
-                return False
-            del buffer[:2]
-            self._expect = b"size"
-            return True
-        return self._take_size(buffer) if self._expect == b"size" else self._take_trailer(buffer)
-
-    def _take_size(self, buffer: bytearray) -> bool:
-        end = buffer.find(b"\n", 0, strict.CHUNK_HEAD_BYTES_MAX)
-        if end < 0:
-            if len(buffer) >= strict.CHUNK_HEAD_BYTES_MAX:
-                raise Refused("chunk header too long")
-            return False
-        line = bytes(buffer[: end + 1])
-        match = _CHUNK_HEAD.fullmatch(line[:-2])
-        if match is None or not line.endswith(b"\r\n") or strict.FORBIDDEN_BYTES.search(line):
-            raise Refused("malformed chunk header")
-        del buffer[: end + 1]
-        self._left = int(match.group(1), 16)
-        self._expect = b"data" if self._left else b"trailer"
-        return True
-
-    def _take_trailer(self, buffer: bytearray) -> bool:
-        if buffer.startswith(b"\r\n"):
-            del buffer[:2]
-            self.is_done = True
-            return True
-        match = _HEAD_END.search(buffer)
-        if match is None:
-            if len(buffer) > strict.HEAD_BYTES_MAX:
-                raise Refused("trailer too large")
-            return False
-        trailer = bytes(buffer[: match.end()])
-        require_strict_head(b"\r\n" + trailer)
-        if not all(_TRAILER.fullmatch(line) for line in trailer.split(b"\r\n")[:-2]):
-            raise Refused("malformed trailer")
-        del buffer[: match.end()]
-        self.is_done = True
-        return True
-
-
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, line: Direct, scope: dict[str, Any], body: _Length | _Chunks) -> None:
+    def __init__(self, line: Direct, scope: dict[str, Any], body: Length | Chunks) -> None:
         self.scope = scope
         self.body = body
         self.is_kept = scope["http_version"] == "1.1"
@@ -483,7 +373,7 @@ class Direct(asyncio.Protocol):
         buffer = self._buffer
         if buffer[0] < 0x21:
             raise Refused("no request line")
-        match = _HEAD_END.search(buffer, self._searched)
+        match = HEAD_END.search(buffer, self._searched)
         if match is None:
             if len(buffer) > strict.HEAD_BYTES_MAX:
                 raise Refused("head too large", status=431)
@@ -493,22 +383,22 @@ class Direct(asyncio.Protocol):
         del buffer[: match.end()]
         self._searched = 0
         require_strict_head(head)
-        self._begin(*_parsed(head))
+        self._begin(*parsed(head))
         return True
 
-    def _begin(self, method: str, version: str, head: _Head) -> None:
+    def _begin(self, method: str, version: str, head: Head) -> None:
         headers = dict(head.headers)
-        body: _Length | _Chunks
+        body: Length | Chunks
         coding = headers.get(b"transfer-encoding")
         if coding is not None:
             if coding.strip().lower() != b"chunked":
                 raise Refused("unknown transfer coding")
-            body = _Chunks()
+            body = Chunks()
         else:
             length = headers.get(b"content-length", b"0").strip()
             if len(length) > 18:
                 raise Refused("Content-Length is too large")
-            body = _Length(int(length))
+            body = Length(int(length))
         raw_path, _, query = head.target.partition(b"?")
         scope = {
             **self._base,
@@ -598,25 +488,3 @@ class Direct(asyncio.Protocol):
             self._timer = self._loop.call_at(self._deadline, self._look)
         else:
             self.close()
-
-
-def _parsed(head: bytes) -> tuple[str, str, _Head]:
-    """Method, version and what else llhttp finds in a head.
-
-    Raises:
-        Refused: it finds an error, or something that only a proxy would be sent.
-    """
-    found = _Head()
-    parser = httptools.HttpRequestParser(found)
-    try:
-        parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass  # never made: the request is answered as if it had not asked
-    except httptools.HttpParserError as error:
-        raise Refused(str(error)) from error
-    method, version = parser.get_method(), parser.get_http_version()
-    names = [name for name, _ in found.headers]
-    require_strict_request(method, found.target, version.encode(), names)
-    if version == "1.1" and b"host" not in names:
-        raise Refused("no Host")
-    return method.decode("ascii"), version, found
