@@ -3,7 +3,8 @@
 Owns: a connection from its first byte to its last where ``http.engine`` is ``direct``: framing,
 back pressure in both directions, timers, and how it ends.
 Never: listens, terminates TLS, speaks HTTP/2 or upgrades a connection.
-Read next: ``framing`` (where a request ends), ``strict`` (what is refused), ``http1`` (the other engine: same promises, same tests).
+Read next: ``framing`` (where a request ends), ``strict`` (what is refused), ``http1`` (the other
+engine: same promises, same tests).
 
 One write takes a small answer's head and body; no task, queue or timer is made per request but the
 application's own task.
