@@ -10,9 +10,12 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     node       the life of the process: uninitialised, sealed, ready, draining
     invoke     one call, end to end                       lifecycle  every change of a model
     provision  a version's files from store to sandbox    doctor  checks of the host
+    trial      what a version's first sandbox shows
     policy     who may do what                            auth    who is calling
+    conventions  manifests of models that bring none: MLflow folders, ONNX, pickles, skops
     archive    the upload parser                          manifest  what a model declares
     egress     where models may connect to
+    probe      what a model file says about itself        yaml_text  YAML as plain text, bounded
     store      sealed ledger, DuckDB projection, blobs    sandbox rootless Podman
     events     the closed list of audit events            config, metrics
     signing    signatures of what leaves                  tarstream  tar, read strictly

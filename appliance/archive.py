@@ -16,7 +16,7 @@ import re
 import tarfile
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from appliance import tarstream
@@ -31,6 +31,12 @@ _EXTENDED_HEADER_BYTES_MAX = 64 * 1024
 _EXTENSIONS_PER_MEMBER_MAX = 4
 _CAPTURE_BYTES_MAX = 256 * 1024
 _CAPTURE_FILES_MAX = 32
+_CAPTURED_SUFFIXES = (".toml", ".txt")
+_CAPTURED_NAMES = frozenset(
+    {"appliance.toml", "MLmodel", "conda.yaml", "environment.yml", "requirements.txt"}
+    | {"serving_input_example.json"}
+)
+"""Text that other tools write beside a model; kept however many other files there are."""
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _REGULAR = (b"0", b"\0", b"7")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -65,6 +71,7 @@ class _Member:
     digest: hashlib._Hash
     size: int
     capture: bytearray | None
+    watcher: Callable[[bytes], None] | None
 
 
 @dataclass(slots=True)
@@ -83,8 +90,16 @@ class Reader:
     Memory stays bounded whatever the archive says: contents pass through, headers are capped.
     """
 
-    def __init__(self, limits: Limits, *, is_gzip: bool) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        is_gzip: bool,
+        watch: Callable[[str], Callable[[bytes], None] | None] = lambda _path: None,
+    ) -> None:
+        """Args: ``watch`` is asked for each file's path who else wants its content."""
         self._limits = limits
+        self._watch = watch
         self._inflate = _Inflater(limits.bytes_max) if is_gzip else None
         self._buffer = bytearray()
         self._member: _Member | None = None
@@ -153,6 +168,8 @@ class Reader:
             member.digest.update(data)
             if member.capture is not None:
                 member.capture += data
+            if member.watcher is not None:
+                member.watcher(data)
             yield data
         skip = 0 if member.remaining else min(member.padding, len(self._buffer))
         del self._buffer[:skip]
@@ -240,18 +257,24 @@ class Reader:
         self._claim(clean, is_directory=is_directory)
         yield canonical_header(clean, size, is_directory=is_directory)
         if not is_directory:
-            is_small = size <= _CAPTURE_BYTES_MAX and len(self._captured) < _CAPTURE_FILES_MAX
-            capture = is_small and "/" not in clean and clean.endswith((".toml", ".txt"))
             self._member = _Member(
                 path=clean,
                 remaining=size,
                 padding=-size % BLOCK,
                 digest=hashlib.sha256(),
                 size=size,
-                capture=bytearray() if capture else None,
+                capture=bytearray() if self._is_captured(clean, size) else None,
+                watcher=self._watch(clean),
             )
             if not size:
                 yield from self._close_member(self._member)
+
+    def _is_captured(self, path: str, size: int) -> bool:
+        if size > _CAPTURE_BYTES_MAX or "/" in path:
+            return False
+        if path in _CAPTURED_NAMES:
+            return True
+        return path.endswith(_CAPTURED_SUFFIXES) and len(self._captured) < _CAPTURE_FILES_MAX
 
     def _claim(self, path: str, *, is_directory: bool) -> None:
         """Refuse a second member that any file system could take for the first one."""

@@ -7,10 +7,11 @@ Read next: ``lifecycle.register``.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +21,7 @@ from appliance.errors import FieldError, ManifestInvalid
 from appliance.records import CallLimits, Container, Lineage, Manifest, Protocol, Resources
 from appliance.sandbox.dependencies import parse_requirements
 from appliance.sandbox.runtimes import RUNTIMES, known
+from appliance.yaml_text import TextRefused, text_from_bytes
 
 FILE = "appliance.toml"
 EXAMPLE = """\
@@ -30,6 +32,7 @@ requirements = "requirements.txt"
 _MB = 1024 * 1024
 _BYTES_MAX = 200 * 1024
 _DEPTH_MAX = 64
+_OPTIONS_BYTES_MAX = 12 * 1024
 # The time tomllib takes for a dotted key grows with the square of its parts: minutes at 200 KiB.
 _PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
 _LONG_KEY = re.compile(rf"(?m)(?:^|[\[{{,])[ \t]*+(?:{_PART}){{{_DEPTH_MAX}}}")
@@ -86,6 +89,21 @@ class _Container(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return Container(**said)
 
 
+Method = Literal["predict", "predict_proba", "predict_log_proba", "decision_function", "transform"]
+
+
+class _Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the appliance's own loaders (entries that begin with @) can be told."""
+
+    method: Method | None = None
+    trusted: Annotated[tuple[Annotated[str, Meta(max_length=300)], ...], Meta(max_length=64)] = ()
+    columns: Annotated[dict[Annotated[str, Meta(max_length=200)], str], Meta(max_length=1000)] = {}
+
+    def record(self) -> dict[str, Any]:
+        """What was said of it."""
+        return {k: v for k, v in msgspec.to_builtins(self).items() if v}
+
+
 class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     runtime: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
     entry: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
@@ -99,6 +117,7 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     container: _Container | None = None
+    options: _Options = _Options()
 
 
 def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Manifest:
@@ -151,26 +170,73 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
         output_schema=file.output_schema,
         tags=file.tags,
         container=container,
+        options=_options(file, text),
     )
 
 
 def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:
     try:
-        text = raw.decode("utf-8")
-        if _LONG_KEY.search(text):
-            raise ManifestInvalid(f"{FILE} has a key of more than {_DEPTH_MAX} parts.")
+        text = text_from_bytes(raw)
+        long_key = _LONG_KEY.search(text)
+        if long_key:
+            line = text.count("\n", 0, long_key.start()) + 1
+            raise _at(line, f"a key has more than {_DEPTH_MAX} parts")
         tree = tomllib.loads(text)
-        if _is_deeper(tree, _DEPTH_MAX):
-            raise ManifestInvalid(f"{FILE} is nested too deep.")
-        return text, tree
-    except UnicodeDecodeError as error:
-        raise ManifestInvalid(f"{FILE} is not UTF-8 text.") from error
+    except TextRefused as error:
+        raise _at(error.line, error.reason) from error
     except tomllib.TOMLDecodeError as error:
-        raise ManifestInvalid(f"{FILE} is not valid TOML: {error}.") from error
+        where = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(where[1]) if where else max(1, text.count("\n"))
+        raise _at(line, f"not valid TOML: {str(error).partition(' (at ')[0]}") from error
     except RecursionError as error:
-        raise ManifestInvalid(f"{FILE} is nested too deep.") from error
+        raise _at(1, "lists or tables are nested too deep") from error
     except ValueError as error:  # a number with more digits than Python converts
-        raise ManifestInvalid(f"{FILE} has a number that is too long.") from error
+        raise _at(_longest_line(text), "a number has too many digits") from error
+    for key, value in tree.items():
+        reason = _not_plain(value, _DEPTH_MAX)
+        if reason:
+            raise _wrong(key, reason, text)
+    return text, tree
+
+
+def _longest_line(text: str) -> int:
+    lines = text.splitlines()
+    return max(range(len(lines)), key=lambda index: len(lines[index])) + 1
+
+
+def _at(line: int, reason: str) -> ManifestInvalid:
+    return ManifestInvalid(
+        f"{FILE}:{line}: {reason}.",
+        hint=f"One that works, for example:\n{EXAMPLE}",
+        fields=(FieldError(pointer=f"{FILE}:{line}", detail=reason),),
+    )
+
+
+def _not_plain(value: Any, levels: int) -> str:
+    """Why a value of TOML cannot be kept as JSON; empty if it can."""
+    if isinstance(value, (dict, list)):
+        if levels == 0:
+            return "nested too deep"
+        members = value.values() if isinstance(value, dict) else value
+        return next((why for member in members if (why := _not_plain(member, levels - 1))), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan and inf are no numbers here"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "a number is out of the range of 64 bits"
+    if not isinstance(value, (str, int, float)):
+        return "dates and times are not used here; write them as text"
+    return ""
+
+
+def _options(file: _File, text: str) -> dict[str, Any]:
+    """The ``[options]`` table, for entries that are loaded by the appliance's own code."""
+    said = file.options.record()
+    if said and not (file.entry or "").startswith("@"):
+        reason = "only entries like '@sklearn:model.joblib' take options; others are code of yours"
+        raise _wrong("options", reason, text)
+    if len(msgspec.json.encode(said)) > _OPTIONS_BYTES_MAX:
+        raise _wrong("options", f"larger than {_OPTIONS_BYTES_MAX} bytes", text)
+    return said
 
 
 def _check_image(file: _File, text: str) -> None:
@@ -221,26 +287,18 @@ def _wrong(key: str, reason: str, text: str, section: str = "") -> ManifestInval
     )
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether tables and lists lie in each other more than ``levels`` deep."""
-    members = value.values() if isinstance(value, dict) else value
-    if not isinstance(value, (dict, list)):
-        return False
-    return levels == 0 or any(_is_deeper(member, levels - 1) for member in members)
-
-
 def _requirements(file: _File, captured: Mapping[str, bytes]) -> tuple[str, ...]:
     if isinstance(file.requirements, tuple):
-        return parse_requirements("\n".join(file.requirements))
+        return parse_requirements("\n".join(file.requirements), file=f"{FILE} requirements")
     raw = captured.get(file.requirements)
     if raw is None:
         raise ManifestInvalid(
             f"{FILE} names '{file.requirements}', which is not at the top of the archive."
         )
     try:
-        return parse_requirements(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ManifestInvalid(f"{file.requirements} is not UTF-8 text.") from error
+        return parse_requirements(text_from_bytes(raw), file=file.requirements)
+    except TextRefused as error:
+        raise ManifestInvalid(f"{file.requirements}:{error.line}: {error.reason}.") from error
 
 
 def _invalid(error: msgspec.ValidationError, text: str) -> ManifestInvalid:

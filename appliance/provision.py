@@ -39,6 +39,7 @@ def spec_from_version(
         idle_timeout_s=settings.idle_timeout_s if idle is None else idle,
         entry=manifest.entry,
         container=manifest.container,
+        options=manifest.options,
     )
 
 

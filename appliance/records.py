@@ -156,6 +156,9 @@ class Manifest:
     """What a version declares about itself (``appliance.toml``), defaults filled in.
 
     ``container`` is there for versions of imported images, whose ``entry`` is empty.
+    ``options`` are for the code that serves an entry of the form ``@convention``. Where nothing
+    was declared, ``convention`` is what the appliance recognised and ``notes`` what it assumed.
+    ``sample`` is the text of a body the model answered when it was registered.
     """
 
     runtime: str
@@ -170,6 +173,10 @@ class Manifest:
     output_schema: dict[str, Any] | None = None
     tags: dict[str, str] = field(default_factory=dict)
     container: Container | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    convention: str = ""
+    notes: tuple[str, ...] = ()
+    sample: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

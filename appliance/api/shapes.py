@@ -168,6 +168,14 @@ class VersionDoc(Document):
     tags: dict[str, str]
     input_schema: dict[str, Any] | None
     output_schema: dict[str, Any] | None
+    options: dict[str, Any]
+    convention: Annotated[
+        str, Meta(description="What was recognised where nothing was declared; else empty.")
+    ]
+    notes: Annotated[list[str], Meta(description="What was assumed on the way.")]
+    sample: Annotated[
+        str, Meta(description="A body the model answered; empty where none is known.")
+    ]
     created_at: Time
     created_by: str
     retired_at: Time | None
@@ -361,6 +369,10 @@ def version_doc_from_version(version: Version, tenant: str, model: str, url: str
         tags=dict(manifest.tags),
         input_schema=manifest.input_schema,
         output_schema=manifest.output_schema,
+        options=dict(manifest.options),
+        convention=manifest.convention,
+        notes=list(manifest.notes),
+        sample=manifest.sample,
         created_at=clock.text_from_ns(version.created_ns),
         created_by=version.created_by,
         retired_at=clock.text_from_ns(version.retired_ns) if version.retired_ns else None,

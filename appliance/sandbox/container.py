@@ -252,7 +252,9 @@ class PodmanSandbox:
         self._state = "loading"
         limit_ms = self.spec.limits.load_timeout_ms
         deps = "/deps" if self.spec.deps_key else ""
-        header = {"entry": self.spec.entry, "path": "/model", "deps": deps}
+        header: dict[str, Any] = {"entry": self.spec.entry, "path": "/model", "deps": deps}
+        if self.spec.options:
+            header["options"] = self.spec.options
         try:
             async with asyncio.timeout(limit_ms / 1000):
                 _, self.modules = await self.link.load(header, tar)

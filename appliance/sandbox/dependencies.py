@@ -44,7 +44,7 @@ _FILES_MAX = 400_000
 _LINES_KEPT = 30
 
 
-def parse_requirements(text: str) -> tuple[str, ...]:
+def parse_requirements(text: str, *, file: str = "requirements") -> tuple[str, ...]:
     """The pins of a requirements file: ``name[extras]==version``, hashes allowed, sorted.
 
     Raises:
@@ -56,20 +56,22 @@ def parse_requirements(text: str) -> tuple[str, ...]:
     for line in joined.splitlines():
         content = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
         if content:
-            name, pin = _pin_from_line(content, number)
+            name, pin = _pin_from_line(content, number, file)
             if found.get(name, pin) != pin:
-                raise _refused(number, f"'{name}' is pinned twice, to different versions")
+                raise _refused(file, number, f"'{name}' is pinned twice, to different versions")
             found[name] = pin
         number += 1
     if len(found) > _REQUIREMENTS_MAX:
-        raise _refused(number, f"more than {_REQUIREMENTS_MAX} requirements")
+        raise _refused(file, number, f"more than {_REQUIREMENTS_MAX} requirements")
     return tuple(found[name] for name in sorted(found))
 
 
-def _pin_from_line(content: str, number: int) -> tuple[str, str]:
+def _pin_from_line(content: str, number: int, file: str) -> tuple[str, str]:
     match = _PIN.fullmatch(content)
     if match is None:
-        raise _refused(number, f"'{clean(content, 100)}' is not an exact pin like name==1.2.3")
+        raise _refused(
+            file, number, f"'{clean(content, 100)}' is not an exact pin like name==1.2.3"
+        )
     name = re.sub(r"[-_.]+", "-", match["name"]).lower()
     extras = sorted(part.strip() for part in (match["extras"] or "").strip("[] ").split(","))
     suffix = f"[{','.join(extras)}]" if extras != [""] else ""
@@ -77,11 +79,11 @@ def _pin_from_line(content: str, number: int) -> tuple[str, str]:
     return name, f"{name}{suffix}=={match['version']}{hashes}"
 
 
-def _refused(number: int, reason: str) -> ManifestInvalid:
+def _refused(file: str, number: int, reason: str) -> ManifestInvalid:
     return ManifestInvalid(
-        f"requirements line {number}: {reason}.",
+        f"{file}:{number}: {reason}.",
         hint="pin every package exactly: pip freeze",
-        fields=(FieldError(pointer=f"requirements:{number}", detail=reason),),
+        fields=(FieldError(pointer=f"{file}:{number}", detail=reason),),
     )
 
 

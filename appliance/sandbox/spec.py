@@ -9,7 +9,7 @@ Read next: ``executor`` (who makes sandboxes from these), ``PROTOCOL.md``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from appliance.records import CallLimits, Container, Resources
 
@@ -52,6 +52,7 @@ class SandboxSpec:
     ``deps_key`` is empty when the version has no requirements. ``container`` is there for imported
     images only. ``gpu_units`` are the ids of the GPUs this very sandbox was given: empty in what a
     version asks for, set by the pool. Without ``outlets`` there is no way out of it at all.
+    ``options`` is JSON for the code that serves an entry of the form ``@convention``.
     """
 
     version_key: str
@@ -67,6 +68,7 @@ class SandboxSpec:
     container: Container | None = None
     gpu_units: tuple[str, ...] = ()
     outlets: Outlets | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

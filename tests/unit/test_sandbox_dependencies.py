@@ -46,7 +46,7 @@ def test_pins_are_read(text: str, pins: tuple[str, ...]) -> None:
     ],
 )  # fmt: skip
 def test_anything_else_is_refused_by_its_line(line: str) -> None:
-    with pytest.raises(ManifestInvalid, match="line 2"):
+    with pytest.raises(ManifestInvalid, match="requirements:2"):
         dependencies.parse_requirements(f"a==1\n{line}\n")
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFIX = struct.Struct(">IQ")
 NAMES_BYTES = 60 * 1024
+DESCRIBE = "application/vnd.appliance.describe+json"
 PATIENT_GC = (100_000, 50, 50)
 """Garbage collector thresholds while packages are imported: it takes a quarter of that time."""
 
@@ -213,6 +214,29 @@ def write_member(source: ChunkReader, folder: str, path: str, kind: bytes, size:
     source.exactly(-size % 512)
 
 
+def helper(name: str) -> Any:
+    """The module of ``python_NAME.py`` beside this file, which may be compiled already."""
+    path = os.path.join(os.path.dirname(__file__), f"python_{name}.py")
+    with open(path, "rb") as file:
+        data = file.read()
+    import marshal
+
+    magic = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
+    code = marshal.loads(data[16:]) if data[:4] == magic else compile(data, path, "exec")
+    module = type(sys)(f"appliance_{name}")
+    module.__file__ = path
+    exec(code, module.__dict__)
+    return module
+
+
+def model_from_convention(entry: str, path: str, options: dict[str, Any]) -> Any:
+    """The model that ``@convention:file`` stands for, loaded by the file of that convention."""
+    name, _, file = entry[1:].partition(":")
+    if not name.isalpha():
+        raise Fault("entry", f"'{entry}' is no entry.")
+    return helper(name).load(path, file, options, helper)
+
+
 def predictor_from_entry(entry: str, path: str) -> Callable[[Any], Any]:
     """The callable that answers calls, made from ``module:attribute``."""
     module_name, _, attribute = entry.partition(":")
@@ -379,6 +403,7 @@ class Runner:
         """Serve over ``channel``."""
         self.channel = channel
         self.predict: Callable[[Any], Any] | None = None
+        self.describe: Callable[[], Any] | None = None
         self.own = set(sys.modules)
         self.ahead: set[str] = set()
 
@@ -434,7 +459,12 @@ class Runner:
         normal = gc.get_threshold()
         gc.set_threshold(*PATIENT_GC)
         try:
-            self.predict = predictor_from_entry(header.get("entry", ""), path)
+            entry = header.get("entry", "")
+            if entry.startswith("@"):
+                model = model_from_convention(entry, path, header.get("options") or {})
+                self.predict, self.describe = model.predict, model.describe
+            else:
+                self.predict = predictor_from_entry(entry, path)
         finally:
             gc.set_threshold(*normal)
         gc.freeze()
@@ -456,7 +486,10 @@ class Runner:
         """One call of the model."""
         if self.predict is None:
             raise Fault("entry", "No model is loaded.")
-        inputs = inputs_from_body(self.channel.json, header.get("content_type", ""), body)
+        content_type = header.get("content_type", "")
+        if content_type == DESCRIBE and self.describe is not None:
+            return body_from_answer(self.channel.json, self.describe())
+        inputs = inputs_from_body(self.channel.json, content_type, body)
         return body_from_answer(self.channel.json, self.predict(inputs))
 
 

@@ -26,10 +26,17 @@ PYTHON_3_11 = Language(
     runner="python_runner.py",
     # Without -S every start would wait for the site module, which the runner imports later.
     command=("/usr/bin/python3.11", "-I", "-S", "-B", "/run/app/python_runner.py"),
-    helpers=("python_serve.py",),
+    helpers=(
+        "python_serve.py",
+        "python_tables.py",
+        "python_sklearn.py",
+        "python_onnx.py",
+        "python_mlflow.py",
+    ),
     imports_ahead=True,
     builder="python_builder.py",
     build_command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_builder.py"),
-    entry_pattern=r"[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}",
+    entry_pattern=r"[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}"
+    r"|@(?:sklearn|onnx):[\w][\w. +/-]{0,250}|@mlflow",
     entry_example="model:Model",
 )
