@@ -37,6 +37,7 @@ from appliance.errors import (
     RunnerProtocol,
 )
 from appliance.sandbox import hardening, kernel, limits, scripts
+from appliance.sandbox.gpu_place import Part
 from appliance.sandbox.hardening import Slot
 from appliance.sandbox.kernel import SubIds
 from appliance.sandbox.link import GuestFault, Link, LinkLost, ReplyOverCap, Sink
@@ -367,11 +368,14 @@ class PodmanSandbox:
             rootfs=inside("runtimes", runtime_folder, "rootfs"),
             box=inside("box", self.id),
             binds=binds,
-            seccomp_path=str(executor.boxes / f"seccomp-{self.level}.json"),
+            seccomp_path=str(executor.boxes / hardening.seccomp_name(self.level, spec)),
             level=self.level,
             cgroup_parent=executor.cgroup_parent,
             build=bool(wheels),
         )
+        part = executor.gpus.part(spec.gpu_units)
+        bundle = inside("gpu", part.bundle) if part.bundle else ""
+        hardening.add_gpus(body, part, bundle=bundle)
         self._made = True
         made = api.must("post", "/containers/create", data=json.dumps(body))
         api.must("post", f"/containers/{self.id}/init")
@@ -381,6 +385,7 @@ class PodmanSandbox:
             self.pid = int(about["State"]["Pid"])
         self._pidfd = os.pidfd_open(self.pid)
         self._verify()
+        self._verify_nodes(part)
         ahead = self._key is not None
         wanted = hardening.process_limits(spec, self.level, build=bool(wheels), ahead=ahead)
         kernel.set_limits(self.pid, wanted)
@@ -405,6 +410,18 @@ class PodmanSandbox:
                 f"A container was not confined as it must be: {'; '.join(wrong)}."
             )
 
+    def _verify_nodes(self, part: Part) -> None:
+        """Check that a container with GPUs has its own nodes, and none of another GPU.
+
+        Raises:
+            PodmanUnavailable: it has not.
+        """
+        wanted = {path: os.stat(host).st_rdev for host, path in part.nodes}
+        if wanted and (wrong := kernel.wrong_nodes(self.pid, wanted)):
+            raise PodmanUnavailable(
+                f"A container's device nodes are not what they must be: {', '.join(wrong)}."
+            )
+
     def _watch(self) -> None:
         spec = self.spec
         self._executor.watchdog.watch(
@@ -417,6 +434,7 @@ class PodmanSandbox:
                 allowance_bytes=spec.model_bytes + spec.model_bytes // 8 + limits.SLACK_BYTES,
                 mounts=hardening.TMPFS_MOUNTS,
                 kills=self.level != "enforced",
+                counts_shared=bool(spec.resources.gpus),
             ),
         )
 

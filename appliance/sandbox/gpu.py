@@ -1,6 +1,6 @@
 """The machine's GPUs: what the driver, CDI specs and the device tree say, as units to give out.
 
-Owns: the inventory, and what one sandbox gets of it (``Part``).
+Owns: the inventory, and what a sandbox with some units gets (a ``Part``).
 Never: decides who gets which (``gpu_place``); loads a driver, or changes one.
 Read next: ``gpu_place``, ``gpu_cdi``, ``gpu_nvml``, ``gpu_bundle``, ``gpu_watch``.
 """
@@ -22,7 +22,7 @@ from appliance.errors import GpuLost
 from appliance.sandbox import gpu_bundle, gpu_cdi, gpu_nvml
 from appliance.sandbox.gpu_cdi import Libraries
 from appliance.sandbox.gpu_nvml import Driver
-from appliance.sandbox.gpu_place import Gpu
+from appliance.sandbox.gpu_place import Gpu, Part
 
 _LOG = logging.getLogger(__name__)
 NVIDIA, AMD = "nvidia.com", "amd.com"
@@ -45,21 +45,6 @@ class Inventory:
     libraries: dict[str, Libraries] = field(default_factory=dict)
     driver: str = ""
     problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What one sandbox gets: nodes (host path, container path), variables, a bundle's name.
-
-    With ``cdi`` Podman injects these names itself, and the rest is empty.
-    """
-
-    nodes: tuple[tuple[str, str], ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    bundle: str = ""
-    cdi: tuple[str, ...] = ()
-    keeps_groups: bool = False
-    reads_driver: bool = False
 
 
 def find(settings: config.Sandbox) -> Inventory:

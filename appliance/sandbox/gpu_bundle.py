@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 _PT_LOAD, _PT_DYNAMIC = 1, 2
 _DT_STRTAB, _DT_SONAME = 5, 14
 _STRING_MAX = 255
+_DYNAMIC_MAX = 1 << 20
 
 
 def name_of(vendor: str, driver: str, libraries: Libraries) -> str:
@@ -108,13 +109,15 @@ def soname(path: Path) -> str:
             headers = [struct.unpack_from("<IIQQQQ", table, size * n) for n in range(count)]
             dynamic = next(one for one in headers if one[0] == _PT_DYNAMIC)
             file.seek(dynamic[2])
-            pairs = dict(struct.iter_unpack("<qQ", file.read(dynamic[5] // 16 * 16)))
+            pairs = dict(
+                struct.iter_unpack("<qQ", file.read(min(dynamic[5], _DYNAMIC_MAX) // 16 * 16))
+            )
             wanted = pairs[_DT_STRTAB] + pairs[_DT_SONAME]
             load = next(
                 one for one in headers if one[0] == _PT_LOAD and one[3] <= wanted < one[3] + one[5]
             )
             file.seek(wanted - load[3] + load[2])
             name = file.read(_STRING_MAX).split(b"\0")[0].decode("ascii")
-    except (OSError, struct.error, StopIteration, KeyError, UnicodeDecodeError):
+    except (OSError, struct.error, StopIteration, KeyError, ValueError, OverflowError):
         return ""
     return name if "/" not in name else ""

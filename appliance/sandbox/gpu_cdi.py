@@ -29,8 +29,9 @@ _LOG = logging.getLogger(__name__)
 _BYTES_MAX = 4 * MIB
 _LINK = re.compile(r"[^:]+::[^:]+")
 MEMORY_ANNOTATION = "appliance/memory-mb"
-# Of no use for computing: displays, and the nodes of a desktop.
-_NOT_NEEDED = re.compile(r"/dev/(nvidia-modeset|nvidia-fs\d*|gdrdrv|dri/card\d+)$")
+# Of no use for computing: displays. A program gets no node it does not need.
+_NOT_NEEDED = re.compile(r"/dev/(nvidia-modeset|dri/card\d+)$")
+_NOT_NEEDED_NVIDIA = re.compile(r"/dev/(nvidia-modeset|dri/.+|nvidia-fs\d*|gdrdrv)$")
 
 
 class _Node(msgspec.Struct, frozen=True, rename="camel"):
@@ -154,7 +155,7 @@ def _units(spec: _Spec, vendor: str) -> list[Gpu]:
                 memory_bytes=_memory(devices),
                 driver=driver_of(mount.host_path for mount in common.mounts),
                 cdi=f"{spec.kind}={names[0]}",
-                nodes=_nodes(edits),
+                nodes=_nodes(edits, vendor),
                 environment=_environment(edits),
             )
         )
@@ -178,8 +179,9 @@ def _memory(devices: Iterable[_Device]) -> int:
     return 0
 
 
-def _nodes(edits: Iterable[_Edits]) -> tuple[tuple[str, str], ...]:
+def _nodes(edits: Iterable[_Edits], vendor: str) -> tuple[tuple[str, str], ...]:
     """(host path, container path) of each node that computing needs and that is there."""
+    not_needed = _NOT_NEEDED_NVIDIA if vendor == "nvidia.com" else _NOT_NEEDED
     found = {}
     for one in edits:
         for node in one.device_nodes:
@@ -188,7 +190,7 @@ def _nodes(edits: Iterable[_Edits]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (host, path)
         for path, host in found.items()
-        if not _NOT_NEEDED.match(path) and Path(host).exists()
+        if not not_needed.match(path) and Path(host).exists()
     )
 
 

@@ -149,7 +149,7 @@ def _facts(nvml: Any, number: int) -> list[Fact]:
 
 def _is_divided(nvml: Any, handle: Any) -> bool:
     try:
-        return int(nvml.nvmlDeviceGetMigMode(handle)[0]) == nvml.NVML_DEVICE_MIG_ENABLE
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE)
     except nvml.NVMLError:
         return False  # this GPU cannot be divided
 

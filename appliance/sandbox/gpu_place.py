@@ -1,6 +1,6 @@
 """PURE: which GPUs a sandbox gets, and who holds which.
 
-Owns: ``Gpu``, ``Hold``, and the placement rules below.
+Owns: ``Gpu``, ``Hold``, ``Part``, and the placement rules below.
 Never: does I/O; finds GPUs (``gpu``) or puts them into a container (``hardening``).
 Read next: ``gpu`` (the machine's inventory), ``pool`` (who takes and gives back).
 
@@ -56,6 +56,21 @@ class Hold:
     tenant_id: str
     units: tuple[str, ...]
     share_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one sandbox gets: nodes (host path, container path), variables, a bundle's name.
+
+    With ``cdi`` Podman injects these names itself, and the rest is empty.
+    """
+
+    nodes: tuple[tuple[str, str], ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    bundle: str = ""
+    cdi: tuple[str, ...] = ()
+    keeps_groups: bool = False
+    reads_driver: bool = False
 
 
 class Places:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from appliance.sandbox.gpu_place import Part
 from appliance.sandbox.runtimes import RUNTIMES
 from appliance.sandbox.spec import MIB, Level, SandboxSpec
 
@@ -37,6 +38,8 @@ MASKED = (
     "/sys/dev", "/sys/firmware", "/sys/fs", "/sys/hypervisor", "/sys/kernel", "/sys/module",
     "/sys/power",
 )  # fmt: skip
+
+_DRIVER_FACTS = ("/proc/driver", "/proc/devices")
 
 # What every container is, whatever it is made for.
 _ISOLATION: dict[str, Any] = {
@@ -135,8 +138,12 @@ def _tasks(spec: SandboxSpec) -> int:
     return spec.resources.pids + 1 + (language.own_threads if language else 0)
 
 
-def seccomp_profile(level: Level) -> dict[str, Any]:
-    """The allow-list in force: ``seccomp.json``, narrowed where the watchdog counts memory."""
+def seccomp_profile(level: Level, *, gpu: bool = False) -> dict[str, Any]:
+    """The allow-list in force: ``seccomp.json``, narrowed where the watchdog counts memory.
+
+    With a ``gpu`` shared anonymous mappings stay allowed: CUDA's page-locked buffers are such, and
+    the watchdog counts them by the size of the mapping.
+    """
     text = resources.files("appliance.sandbox").joinpath("seccomp.json").read_text("utf-8")
     profile: dict[str, Any] = json.loads(text)
     if level == "enforced":
@@ -144,7 +151,7 @@ def seccomp_profile(level: Level) -> dict[str, Any]:
     allowed = profile["syscalls"][0]
     gone = {*_UNCOUNTED, "mmap"}
     allowed["names"] = [name for name in allowed["names"] if name not in gone]
-    for wanted in (0x00, 0x01, 0x20):  # every mapping but a shared anonymous one
+    for wanted in (0x00, 0x01, 0x20, *((0x21,) if gpu else ())):  # not shared and anonymous
         rule = {
             "names": ["mmap"],
             "action": "SCMP_ACT_ALLOW",
@@ -161,6 +168,11 @@ def seccomp_profile(level: Level) -> dict[str, Any]:
     refusal = {"names": list(_UNCOUNTED), "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
     profile["syscalls"].append(refusal)
     return profile
+
+
+def seccomp_name(level: Level, spec: SandboxSpec) -> str:
+    """The file that holds the profile in force for a sandbox."""
+    return f"seccomp-{level}{'-gpu' if spec.resources.gpus else ''}.json"
 
 
 def environment(spec: SandboxSpec) -> dict[str, str]:
@@ -248,6 +260,39 @@ def container_json(
     return body
 
 
+def add_gpus(body: dict[str, Any], part: Part, *, bundle: str) -> None:
+    """Give a container its GPUs: its nodes and nothing else of ``/dev``, libraries, variables.
+
+    Nodes are plain binds, which is what rootless Podman makes of a device; no hook runs. What the
+    driver tells of itself below ``/proc`` is shown: a partition cannot be opened without.
+
+    Args:
+        body: what ``container_json`` made; it is changed.
+        part: what this sandbox was given.
+        bundle: the driver bundle as Podman's mount namespace sees it; empty without one.
+    """
+    for host, path in part.nodes:
+        body["mounts"].append(
+            {
+                "destination": path,
+                "type": "bind",
+                "source": host,
+                "options": ["rw", "nosuid", "noexec", "bind", "private"],
+            }
+        )
+    body["env"].update(part.environment)
+    if bundle:
+        body["mounts"].append(_read_only("/gpu", bundle))
+        others = body["env"].get("LD_LIBRARY_PATH", "")
+        body["env"]["LD_LIBRARY_PATH"] = f"/gpu/lib:{others}" if others else "/gpu/lib"
+    if part.cdi:
+        body["devices"] = [{"path": name} for name in part.cdi]
+    if part.keeps_groups:
+        body["annotations"] = {"run.oci.keep_original_groups": "1"}
+    if part.reads_driver:
+        body["mask"] = [path for path in body["mask"] if path not in _DRIVER_FACTS]
+
+
 def cgroup_limits(spec: SandboxSpec) -> dict[str, Any]:
     """The kernel limits; the model's own files in ``/model`` are not charged to its memory."""
     memory = spec.resources.memory_bytes + spec.model_bytes
@@ -274,15 +319,17 @@ def _mounts(
             }
         )
     for destination, source in {"/run/app": box, **binds}.items():
-        found.append(
-            {
-                "destination": destination,
-                "type": "bind",
-                "source": source,
-                "options": ["ro", "nosuid", "nodev", "bind", "private"],
-            }
-        )
+        found.append(_read_only(destination, source))
     return found
+
+
+def _read_only(destination: str, source: str) -> dict[str, Any]:
+    return {
+        "destination": destination,
+        "type": "bind",
+        "source": source,
+        "options": ["ro", "nosuid", "nodev", "bind", "private"],
+    }
 
 
 def _flags(destination: str, *, build: bool) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import os
 import pwd
 import resource
 import signal
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +222,45 @@ def tmpfs_bytes(pid: int, mounts: Iterable[str]) -> dict[str, int]:
             blocks = (at.f_blocks - at.f_bfree) * at.f_frsize
             used[mount] = blocks + (at.f_files - at.f_ffree) * INODE_BYTES
     return used
+
+
+def shared_anonymous_bytes(pids: Iterable[int]) -> int:
+    """Sizes of shared anonymous mappings, used or not; one shared by n processes counts n times."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines():
+                if line.endswith(b"/dev/zero (deleted)"):
+                    first, _, last = line.split(maxsplit=1)[0].partition(b"-")
+                    total += int(last, 16) - int(first, 16)
+    return total
+
+
+_NODES_OF_ALL = frozenset(
+    f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx",
+                                "console", "pts/ptmx")
+)  # fmt: skip
+
+
+def wrong_nodes(pid: int, wanted: Mapping[str, int]) -> list[str]:
+    """Device nodes a container has and should not, or the other way round, or another device's.
+
+    Args:
+        pid: the container's first process.
+        wanted: path to device number, besides the nodes every container has.
+    """
+    root = f"/proc/{pid}/root"
+    found = {}
+    for folder, _, names in os.walk(f"{root}/dev"):
+        for name in names:
+            with contextlib.suppress(OSError):
+                about = os.lstat(f"{folder}/{name}")
+                path = f"{folder}/{name}".removeprefix(root)
+                if stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode):
+                    found[path] = about.st_rdev
+    extra = [path for path in found if path not in wanted and path not in _NODES_OF_ALL]
+    missing = [path for path, number in wanted.items() if found.get(path) != number]
+    return sorted({*extra, *missing})
 
 
 def cpu_ms(pids: Iterable[int]) -> int:

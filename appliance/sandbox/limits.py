@@ -190,7 +190,10 @@ def _can_write(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """One container under watch. ``allowance`` bytes of ``/model`` are not charged to it."""
+    """One container under watch. ``allowance`` bytes of ``/model`` are not charged to it.
+
+    ``counts_shared``: it may make shared anonymous mappings, so these are counted too.
+    """
 
     pid: int
     pidfd: int
@@ -199,6 +202,7 @@ class Watched:
     allowance_bytes: int
     mounts: tuple[str, ...]
     kills: bool
+    counts_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +293,8 @@ def measure(one: Watched, pids: tuple[int, ...]) -> Sample:
     """What a container's processes and its tmpfs mounts hold now."""
     held = kernel.tmpfs_bytes(one.pid, one.mounts)
     files = sum(held.values()) - min(held.get("/model", 0), one.allowance_bytes)
+    if one.counts_shared:
+        files += kernel.shared_anonymous_bytes(pids)
     memory = files + kernel.anonymous_bytes(pids)
     if memory > one.limit_bytes and len(pids) > 1:
         exact = kernel.proportional_bytes(pids)

@@ -32,6 +32,7 @@ from appliance.errors import (
 )
 from appliance.sandbox import hardening, images, kernel, limits
 from appliance.sandbox.container import PodmanSandbox, Slots
+from appliance.sandbox.gpu import Gpus
 from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.mounts import Remounter
@@ -138,6 +139,7 @@ class PodmanExecutor:
         self._probing = asyncio.Lock()
         self._version = ""
         self.cgroup_parent = ""
+        self.gpus = Gpus(settings, data_dir / "gpu")
         self.places = Places()
 
     @property
@@ -176,6 +178,7 @@ class PodmanExecutor:
             )
         start = int.from_bytes(hashlib.sha256(str(self.run_dir).encode()).digest()[:4], "big")
         self.slots = Slots(ids, start=start)
+        self.places = Places((await asyncio.to_thread(self.gpus.start)).gpus)
         self.service = PodmanService(
             self.run_dir,
             runtime=find_runtime(self.settings.oci_runtime),
@@ -184,6 +187,7 @@ class PodmanExecutor:
                 "deps": self.data_dir / "deps",
                 "wheels": self.data_dir / "wheels",
                 "box": self.boxes,
+                "gpu": self.data_dir / "gpu",
             },
         )
         await self.service.start()
@@ -191,8 +195,10 @@ class PodmanExecutor:
         self._netns = Netns(self.service.keeper_pid)
         self.watchdog.start()
         for level in ("enforced", "supervised"):
-            profile = json.dumps(hardening.seccomp_profile(level))
-            (self.boxes / f"seccomp-{level}.json").write_text(profile, encoding="ascii")
+            for tail, gpu in (("", False), ("-gpu", True)):
+                profile = json.dumps(hardening.seccomp_profile(level, gpu=gpu))
+                file = self.boxes / f"seccomp-{level}{tail}.json"
+                file.write_text(profile, encoding="ascii")
         about = await self.run(self.api.must, "get", "/version")
         self._version = str(about.get("Version", ""))
         self._limits = limits.unprobed("No runtime is installed, so nothing could be tried.")
@@ -322,6 +328,8 @@ class PodmanExecutor:
         wheels: str = "",
         key: ZygoteKey | None = None,
     ) -> PodmanSandbox:
+        if len(spec.gpu_units) != spec.resources.gpus:
+            raise ValueError("a sandbox with GPUs is made for the units it was given")
         runtime = await asyncio.to_thread(
             images.require, self.data_dir, spec.runtime, spec.runtime_digest
         )
