@@ -25,7 +25,6 @@ from appliance import clock
 from appliance.errors import (
     ApplianceError,
     BuildFailed,
-    CapacityExhausted,
     InvokeTimeout,
     LoadFailed,
     LoadTimeout,
@@ -37,9 +36,9 @@ from appliance.errors import (
     RunnerProtocol,
 )
 from appliance.sandbox import hardening, kernel, limits, scripts
+from appliance.sandbox.freezer import Brake
 from appliance.sandbox.gpu_place import Part
 from appliance.sandbox.hardening import Slot
-from appliance.sandbox.kernel import SubIds
 from appliance.sandbox.link import GuestFault, Link, LinkLost, ReplyOverCap, Sink
 from appliance.sandbox.runtimes.language import Language
 from appliance.sandbox.spec import (
@@ -60,37 +59,6 @@ HELLO_TIMEOUT_S = 20.0
 IMPORT_TIMEOUT_S = 300.0  # it may be held back for a while
 _END_TIMEOUT_S = 2.0
 _NICENESS = 5
-
-
-class Slots:
-    """Pairs of sub-ids, each used by one container at a time, the longest unused first."""
-
-    def __init__(self, ids: SubIds, *, start: int = 0) -> None:
-        pairs = [
-            Slot(
-                first=at,
-                root_uid=ids.uid_base + at,
-                user_uid=ids.uid_base + at + 1,
-                user_gid=ids.gid_base + at + 1,
-            )
-            for at in range(ids.skip, ids.skip + ids.count - 1, 2)
-        ]
-        start %= max(1, len(pairs))
-        self._free = pairs[start:] + pairs[:start]
-
-    def take(self) -> Slot:
-        """A free pair.
-
-        Raises:
-            CapacityExhausted: there is none.
-        """
-        if not self._free:
-            raise CapacityExhausted("Every pair of container user ids is in use.")
-        return self._free.pop(0)
-
-    def give(self, slot: Slot) -> None:
-        """Return a pair whose container is gone."""
-        self._free.append(slot)
 
 
 class PodmanSandbox:
@@ -124,6 +92,7 @@ class PodmanSandbox:
         self._last_used_ns = self._created_ns
         self._calls = 0
         self._made = False
+        self._brake = Brake((slot.root_uid, slot.user_uid), executor.run)
 
     @property
     def alive(self) -> bool:
@@ -210,6 +179,20 @@ class PodmanSandbox:
                 kernel.descendants(self.pid), signal.SIGSTOP if held else signal.SIGCONT
             )
 
+    async def freeze(self) -> None:
+        """See ``Sandbox.freeze``."""
+        if self._state not in ("ready", "zygote") or not self.alive:
+            return
+        if self._state == "ready":
+            self._state = "frozen"
+        if not await self._brake.freeze(self.pid, by_cgroup=self.level == "enforced"):
+            _LOG.warning("sandbox %s could not be stopped; it is ended", self.id)
+            await self.destroy()
+
+    async def has_moved(self) -> bool:
+        """See ``Sandbox.has_moved``."""
+        return self.alive and await self._brake.has_moved()
+
     async def bind(self, spec: SandboxSpec) -> None:
         """See ``Sandbox.bind``."""
         if self._state != "zygote" or self._key is None or not self._key.is_fit_for(spec):
@@ -217,6 +200,7 @@ class PodmanSandbox:
         self._state = "loading"  # from here on it is this version's or nobody's
         try:
             await self._executor.run(self._fit, spec)
+            await self._brake.thaw()
         except (OSError, ApplianceError) as error:
             await asyncio.shield(self.destroy())
             raise RunnerCrashed(f"A sandbox made ahead cannot be used: {error}") from error
@@ -283,6 +267,7 @@ class PodmanSandbox:
         self._calls += 1
         try:
             async with asyncio.timeout(request.timeout_ms / 1000):
+                await self._brake.thaw()
                 reply = await self.link.request(request)
         except TimeoutError as error:
             await self._killed()

@@ -78,6 +78,17 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def freeze(self) -> None:
+        """Stop everything inside until it is used again, which thaws it; never raises.
+
+        What cannot be stopped is destroyed.
+        """
+        ...
+
+    async def has_moved(self) -> bool:
+        """Whether something inside worked although it is frozen."""
+        ...
+
     async def destroy(self) -> None:
         """End every process of it and remove every trace; idempotent; never raises."""
         ...

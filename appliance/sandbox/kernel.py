@@ -160,6 +160,45 @@ def signal_all(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process is there and neither stopped nor ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[0] not in "TtZX"
+    except (OSError, IndexError):
+        return False
+
+
+def free_bytes() -> int:
+    """What the machine could give without swapping; 0 if it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0
+
+
+def _cgroup_of(pid: int, proc: str, root: str) -> Path:
+    """The folder of the cgroup v2 a process is in; OSError if it has none of its own."""
+    text = Path(f"{proc}/{pid}/cgroup").read_text(encoding="ascii")
+    place = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "")
+    if place in ("", "/"):
+        raise OSError("the process is in no cgroup of its own")
+    return Path(f"{root or '/sys/fs/cgroup'}{place}")
+
+
+def set_frozen(pid: int, frozen: bool, *, proc: str = "/proc", root: str = "") -> None:
+    """Freeze or thaw the cgroup v2 a process is in; places as in ``set_memory_max``.
+
+    Raises:
+        OSError: it may not be written.
+    """
+    file = _cgroup_of(pid, proc, root) / "cgroup.freeze"
+    file.write_text(f"{int(frozen)}\n", encoding="ascii")
+
+
 def set_memory_max(pid: int, limit_bytes: int, *, proc: str = "/proc", root: str = "") -> None:
     """Set ``memory.max`` of the cgroup v2 a process is in.
 
@@ -172,11 +211,7 @@ def set_memory_max(pid: int, limit_bytes: int, *, proc: str = "/proc", root: str
     Raises:
         OSError: it may not be written, or the kernel kept another value.
     """
-    text = Path(f"{proc}/{pid}/cgroup").read_text(encoding="ascii")
-    place = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "")
-    if place in ("", "/"):
-        raise OSError("the process is in no cgroup of its own")
-    file = Path(f"{root or '/sys/fs/cgroup'}{place}/memory.max")
+    file = _cgroup_of(pid, proc, root) / "memory.max"
     file.write_text(f"{limit_bytes}\n", encoding="ascii")
     kept = file.read_text(encoding="ascii").strip()
     if not kept.isdigit() or int(kept) > limit_bytes or limit_bytes - int(kept) > _PAGE:

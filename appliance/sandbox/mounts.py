@@ -1,6 +1,7 @@
 """Quotas of containers' writable mounts, set from outside.
 
-Owns: the remounter process (``remount.py``) in Podman's namespaces.
+Owns: the remounter process (``remount.py``) in Podman's namespaces, which also ends the containers
+when the appliance is gone.
 Never: decides a size; enters a container.
 Read next: ``remount``, ``hardening.tmpfs_sizes``.
 """

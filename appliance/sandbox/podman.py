@@ -31,7 +31,7 @@ from appliance.errors import (
     RuntimeMissing,
 )
 from appliance.sandbox import hardening, images, kernel, limits
-from appliance.sandbox.container import PodmanSandbox, Slots
+from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.gpu import Gpus
 from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
@@ -39,6 +39,7 @@ from appliance.sandbox.mounts import Remounter
 from appliance.sandbox.netns import Netns
 from appliance.sandbox.runtimes import RUNTIMES
 from appliance.sandbox.service import PodmanService, find_runtime
+from appliance.sandbox.slots import Slots
 from appliance.sandbox.spec import Level, LimitsReport, Request, SandboxSpec, ZygoteKey
 
 _LOG = logging.getLogger(__name__)
@@ -236,6 +237,7 @@ class PodmanExecutor:
         finally:
             self._importing.discard(sandbox)
         sandbox.ready_ahead()
+        await sandbox.freeze()
         return sandbox
 
     def has_installed(self, key: ZygoteKey) -> bool:

@@ -2,11 +2,13 @@
 
 Owns: reuse (same version only), the bounded queue, caps, idle time, eviction, draining.
 Never: talks to Podman or the runner; sees a tenant's name.
-Read next: ``executor`` (what it drives), ``zygotes`` (what is ready before it is asked for).
+Read next: ``executor`` (what it drives), ``zygotes`` (what is ready before it is asked for),
+``keeper`` (reservations, and the regular look at what waits).
 
 A call becomes a waiter, served in order: by an idle sandbox of its version, else by the right to
 make one (if need be by ending an idle sandbox of another version), else when a sandbox is freed.
-A waiter whose own version is at its cap does not hold up those behind it.
+A waiter whose own version is at its cap does not hold up those behind it. A sandbox that is idle
+for a moment is frozen until it is used again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,16 +30,16 @@ from appliance.errors import (
     GuestError,
     LoadFailed,
     LoadTimeout,
-    ModelRaised,
 )
 from appliance.sandbox.executor import Executor, Sandbox
 from appliance.sandbox.gpu_place import Hold
-from appliance.sandbox.spec import Reply, Request, SandboxInfo, SandboxSpec
+from appliance.sandbox.keeper import Keeper, Load, free_bytes_min
+from appliance.sandbox.lease import Lease
+from appliance.sandbox.spec import ReservationInfo, SandboxInfo, SandboxSpec
 from appliance.sandbox.zygotes import Zygotes
 
 _LOG = logging.getLogger(__name__)
-
-Load = Callable[[], AsyncIterator[bytes]]
+FREEZE_AFTER_S = 0.25  # long enough that calls one after the other never meet a frozen sandbox
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -51,6 +53,7 @@ class _Entry:
     lent: bool = True
     retiring: bool = False
     timer: asyncio.TimerHandle | None = None
+    freezer: asyncio.TimerHandle | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -75,49 +78,18 @@ class _Waiter:
     )
 
 
-class Lease:
-    """A sandbox lent for one call. ``queue_us`` waited, ``load_us`` made and loaded (0 if warm).
-
-    ``cold`` is whether it was made or bound for this call, ``ahead`` whether it was made ahead.
-    """
-
-    def __init__(
-        self, sandbox: Sandbox, *, cold: bool, queue_us: int, load_us: int, ahead: bool = False
-    ) -> None:
-        self.sandbox_id = sandbox.id
-        self.cold = cold
-        self.ahead = ahead
-        self.queue_us = queue_us
-        self.load_us = load_us
-        self._sandbox = sandbox
-        self._in_flight = False
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing is in flight, so that the sandbox may serve another call."""
-        return not self._in_flight and self._sandbox.alive
-
-    async def request(self, request: Request) -> Reply:
-        """The call; see ``Sandbox.request`` for what it raises."""
-        self._in_flight = True
-        try:
-            reply = await self._sandbox.request(request)
-        except ModelRaised:
-            self._in_flight = False
-            raise
-        self._in_flight = False
-        return reply
-
-
 class Pool:
     """All sandboxes of this appliance; used from one event loop."""
 
-    def __init__(self, executor: Executor, settings: config.Sandbox) -> None:
+    def __init__(
+        self, executor: Executor, settings: config.Sandbox, *, freeze_s: float = FREEZE_AFTER_S
+    ) -> None:
         """Make an empty pool.
 
         Args:
             executor: a started engine.
             settings: the ``[sandbox]`` section.
+            freeze_s: idle time after which a sandbox is frozen.
         """
         cores = len(os.sched_getaffinity(0))
         self._executor = executor
@@ -126,6 +98,17 @@ class Pool:
         self._per_version_max = settings.instances_per_version_max or cores
         self._creations = asyncio.Semaphore(2 * cores)
         self._zygotes = Zygotes(executor, settings)
+        self._freeze_s = freeze_s
+        asked = settings.reserved_max if settings.reserved_max >= 0 else self._instances_max // 2
+        # One place at least is for whoever has no reservation.
+        self.reserved_max = min(asked, self._instances_max - 1)
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._keeper = Keeper(
+            self,
+            reserved_max=self.reserved_max,
+            per_version_max=self._per_version_max,
+            free_bytes_min=free_bytes_min(settings.free_memory_bytes_min, total),
+        )
         self._entries: dict[str, _Entry] = {}
         self._counts: dict[str, int] = {}  # sandboxes of a version, those being made included
         self._waiters: list[_Waiter] = []
@@ -153,6 +136,7 @@ class Pool:
         """
         self._leases += 1
         self._quiet.clear()
+        self._keeper.start()
         try:
             started = clock.monotonic_ns()
             grant = await self._wait_for_grant(spec)
@@ -190,6 +174,23 @@ class Pool:
         """How many sandboxes there may be at once."""
         return self._instances_max
 
+    @property
+    def per_version_max(self) -> int:
+        """How many sandboxes of one version there may be at once."""
+        return self._per_version_max
+
+    def reserve(self, spec: SandboxSpec, load: Load, warm: int) -> None:
+        """Keep ``warm`` sandboxes of this version loaded, until ``unreserve`` or ``evict``."""
+        self._keeper.reserve(spec, load, warm)
+
+    def unreserve(self, version_key: str) -> None:
+        """Make sandboxes of a version on demand only; no-op if it has no reservation."""
+        self._keeper.drop(version_key)
+
+    def reservations(self) -> tuple[ReservationInfo, ...]:
+        """Every reservation and how it goes."""
+        return self._keeper.list()
+
     def list(self) -> tuple[SandboxInfo, ...]:
         """Every loaded sandbox and every one made ahead, oldest first."""
         found = [entry.sandbox.info() for entry in self._entries.values()]
@@ -209,7 +210,8 @@ class Pool:
         return True
 
     async def evict(self, version_key: str) -> None:
-        """Destroy the idle sandboxes of a version and, after their call, the busy ones."""
+        """Destroy a version's idle sandboxes and, after their call, the busy ones; keep none."""
+        self._keeper.drop(version_key)
         mine = [e for e in self._entries.values() if e.spec.version_key == version_key]
         for entry in mine:
             entry.retiring = True
@@ -223,6 +225,7 @@ class Pool:
             if not waiter.grant.done():
                 waiter.grant.set_exception(Draining("The appliance is shutting down."))
         self._waiters.clear()
+        await self._keeper.close()
         await self._zygotes.close()
         try:
             async with asyncio.timeout(timeout_s):
@@ -319,6 +322,11 @@ class Pool:
                 continue
             self._lend(entry)
             return _Grant(entry=entry)
+        return self._right(spec)
+
+    def _right(self, spec: SandboxSpec) -> _Grant | None:
+        """The right to make a sandbox of a version, if there is a place or can be."""
+        key = spec.version_key
         if self._counts.get(key, 0) >= self._per_version_max:
             return None
         hold = self._take_gpus(spec)
@@ -326,8 +334,7 @@ class Pool:
             return None
         victim = None
         if sum(self._counts.values()) >= self._instances_max:
-            idle = (e for e in self._entries.values() if not e.lent)
-            victim = next(idle, None)
+            victim = self._least_needed()
             if victim is None:
                 self._give_gpus(hold)
                 return None
@@ -351,16 +358,24 @@ class Pool:
         self._gpus_awaited = True
         if not self._freeing:
             for entry in self._entries.values():
-                if not entry.lent and places.can_use(entry.hold, resources):
+                free = not entry.lent and not self._is_reserved(entry)
+                if free and places.can_use(entry.hold, resources):
                     self._freeing.add(entry.hold)
                     self._spawn(self._end(self._remove(entry)))
                     break
         return None
 
+    def _least_needed(self) -> _Entry | None:
+        """The idle sandbox that was unused longest, of those no reservation keeps."""
+        idle = (e for e in self._entries.values() if not e.lent and not self._is_reserved(e))
+        return next(idle, None)
+
+    def _is_reserved(self, entry: _Entry) -> bool:
+        key = entry.spec.version_key
+        return not entry.retiring and self.ready(key) <= self._keeper.wanted(key)
+
     def _lend(self, entry: _Entry) -> None:
-        if entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
+        _cancel_timers(entry)
         entry.lent = True
         # Entries are kept in order of use: the first idle one is the longest unused.
         self._entries.pop(entry.sandbox.id, None)
@@ -421,27 +436,92 @@ class Pool:
         if not reusable or (entry.spec.idle_timeout_s == 0):
             self._spawn(self._end(self._remove(entry)))
             return
+        self._keeper.served(entry.spec.version_key)
         self._shelve(entry)
         self._dispatch()
 
     def _shelve(self, entry: _Entry) -> None:
-        """Make an entry idle and start its clock."""
+        """Make an entry idle and start its clocks."""
         entry.lent = False
         self._entries.pop(entry.sandbox.id, None)
         self._entries[entry.sandbox.id] = entry
-        entry.timer = asyncio.get_running_loop().call_later(
-            entry.spec.idle_timeout_s, self._expire, entry
-        )
+        loop = asyncio.get_running_loop()
+        entry.freezer = loop.call_later(self._freeze_s, self._freeze, entry)
+        entry.timer = loop.call_later(entry.spec.idle_timeout_s, self._expire, entry)
+
+    def _freeze(self, entry: _Entry) -> None:
+        entry.freezer = None
+        if not entry.lent and entry.sandbox.id in self._entries:
+            self._spawn(self._frozen(entry))
+
+    async def _frozen(self, entry: _Entry) -> None:
+        if not entry.lent:  # nothing may come between this and what it awaits first
+            await entry.sandbox.freeze()
 
     def _expire(self, entry: _Entry) -> None:
-        if not entry.lent and entry.sandbox.id in self._entries:
+        entry.timer = None
+        if not entry.lent and entry.sandbox.id in self._entries and not self._is_reserved(entry):
             self._spawn(self._end(self._remove(entry)))
+
+    # --- what the keeper asks -----------------------------------------------------------------
+
+    def held(self, version_key: str) -> int:
+        """See ``keeper.Host``."""
+        return self._counts.get(version_key, 0)
+
+    def ready(self, version_key: str) -> int:
+        """See ``keeper.Host``."""
+        return sum(
+            1
+            for e in self._entries.values()
+            if e.spec.version_key == version_key and not e.retiring and e.sandbox.alive
+        )
+
+    async def prepare(self, spec: SandboxSpec, load: Load) -> bool:
+        """See ``keeper.Host``."""
+        grant = None if self._closing else self._right(spec)
+        if grant is None:
+            return False
+        entry = await self._make(spec, load, grant)
+        self._shelve(entry)
+        self._dispatch()
+        return True
+
+    async def look(self) -> tuple[tuple[str, float], ...]:
+        """See ``keeper.Host``."""
+        found = []
+        for entry in [entry for entry in self._entries.values() if not entry.lent]:
+            moved = entry.sandbox.alive and await entry.sandbox.has_moved()
+            if entry.lent or entry.sandbox.id not in self._entries:
+                continue
+            if moved:
+                _LOG.warning("sandbox %s worked while it was frozen; ended", entry.sandbox.id)
+            if moved or not entry.sandbox.alive:
+                age_s = (clock.now_ns() - entry.sandbox.info().created_ns) / 1e9
+                found.append((entry.spec.version_key, age_s))
+                self._spawn(self._end(self._remove(entry)))
+        return tuple(found)
+
+    async def shed(self) -> bool:
+        """See ``keeper.Host``."""
+        if await self._zygotes.shed():
+            return True
+        entry = self._least_needed()
+        if entry is not None:
+            await self._end(self._remove(entry))
+        return entry is not None
+
+    def let_go(self, version_key: str) -> None:
+        """See ``keeper.Host``."""
+        for entry in [*self._entries.values()]:
+            if entry.spec.version_key == version_key and not entry.lent and entry.timer is None:
+                entry.timer = asyncio.get_running_loop().call_later(
+                    entry.spec.idle_timeout_s, self._expire, entry
+                )
 
     def _remove(self, entry: _Entry) -> _Entry:
         """Take an entry out of the pool's sight; it still counts until it is gone."""
-        if entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
+        _cancel_timers(entry)
         self._entries.pop(entry.sandbox.id, None)
         return entry
 
@@ -455,6 +535,7 @@ class Pool:
     def _forget(self, key: str) -> None:
         self._drop_count(key)
         self._dispatch()
+        self._keeper.wake()
 
     def _drop_count(self, key: str) -> None:
         left = self._counts.get(key, 0) - 1
@@ -475,3 +556,10 @@ class Pool:
         if not task.cancelled() and (error := task.exception()) is not None:
             detail = error.detail if isinstance(error, ApplianceError) else repr(error)
             _LOG.error("ending a sandbox failed: %s", detail)
+
+
+def _cancel_timers(entry: _Entry) -> None:
+    for timer in (entry.timer, entry.freezer):
+        if timer is not None:
+            timer.cancel()
+    entry.timer = entry.freezer = None

@@ -5,6 +5,9 @@ Owns: one process in Podman's user and mount namespace, where that is allowed; s
 Never: is imported by the appliance; enters a container, or runs anything of one.
 Read next: ``mounts``.
 
+When its standard input ends, the appliance is gone, however it ended: the containers it was told of
+are then killed. A frozen one could not notice by itself, and a hostile one would not.
+
 ``fspick`` and ``fsconfig`` change a mounted file system's own options from outside. A ``mount``
 run inside each container took ten milliseconds of every start.
 """
@@ -14,6 +17,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
+import signal
 import sys
 
 FSPICK, FSCONFIG = 433, 431  # the same on every architecture
@@ -43,18 +48,48 @@ def set_quota(path: str, size_bytes: int, inodes: int) -> None:
         os.close(handle)
 
 
+class Living:
+    """Handles of the containers' first processes."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, int] = {}
+
+    def add(self, pid: int) -> None:
+        """Remember one, and forget those that ended."""
+        poll = select.poll()
+        by_handle = {handle: known for known, handle in self._handles.items()}
+        for handle in by_handle:
+            poll.register(handle, select.POLLIN)
+        for handle, _ in poll.poll(0):
+            del self._handles[by_handle[handle]]
+            os.close(handle)
+        if pid not in self._handles:
+            self._handles[pid] = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        """Kill them, and with each all that is in its container."""
+        for handle in self._handles.values():
+            try:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            except OSError:
+                continue
+
+
 def main() -> None:
     """Serve until standard input ends."""
+    living = Living()
     for line in sys.stdin:
         wrong = ""
         try:
             asked = json.loads(line)
+            living.add(asked["pid"])
             for mount, (size_bytes, inodes) in asked["mounts"].items():
                 set_quota(f"/proc/{asked['pid']}/root{mount}", size_bytes, inodes)
         except (OSError, ValueError, KeyError, TypeError) as error:
             wrong = str(error).replace("\n", " ")
         sys.stdout.write(wrong + "\n")
         sys.stdout.flush()
+    living.kill()
 
 
 if __name__ == "__main__":

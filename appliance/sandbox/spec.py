@@ -161,3 +161,18 @@ class SandboxInfo:
     cpu_ms: int
     last_used_ns: int
     gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationInfo:
+    """How the reservation of a version goes: ``ready`` of ``warm`` sandboxes are loaded.
+
+    ``problem`` says why not all of them are, for people; empty while they are being made. The next
+    try is in ``retry_s`` seconds.
+    """
+
+    version_key: str
+    warm: int
+    ready: int
+    problem: str
+    retry_s: int

@@ -32,6 +32,7 @@ _LOOK_S = 10.0
 _VERSIONS_KNOWN = 1024
 _KINDS_MAX = 256
 _START_S_MAX = 10.0
+_PAUSE_S = 30.0  # without making any, after memory was short
 _BLANK_BYTES = 18 * MIB
 _MODULE_BYTES = MIB // 10  # until one was measured
 
@@ -79,6 +80,7 @@ class Zygotes:
         self._by_version: OrderedDict[str, ZygoteKey] = OrderedDict()
         self._by_origin: OrderedDict[_Origin, tuple[str, ...]] = OrderedDict()
         self._callers = 0
+        self._not_before_ns = 0
         self._looked_ns = clock.monotonic_ns()
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -160,6 +162,19 @@ class Zygotes:
                     return True
         return False
 
+    async def shed(self) -> bool:
+        """End one of the kind that was used longest ago, and make none for a while; False if none.
+
+        Memory is short: what is ready before it is asked for is the first to go.
+        """
+        self._not_before_ns = clock.monotonic_ns() + int(_PAUSE_S * 1e9)
+        kinds = [kind for kind in self._kinds.values() if kind.ready]
+        if not kinds:
+            return False
+        oldest = min(kinds, key=lambda kind: kind.demand.last_ns)
+        await oldest.ready.pop(0).destroy()
+        return True
+
     async def close(self) -> None:
         """Make no more, destroy all; idempotent."""
         self._closing = True
@@ -201,11 +216,13 @@ class Zygotes:
     async def _look(self) -> None:
         """Drop the dead, measure the living, and end those whose packages were removed."""
         now = clock.monotonic_ns()
-        for kind in self._kinds.values():
-            for one in [one for one in kind.ready if not one.alive]:
-                kind.ready.remove(one)
-                kind.failed(now)
-                self._end(one)
+        for kind in [*self._kinds.values()]:
+            for one in [*kind.ready]:
+                moved = one.alive and await one.has_moved()
+                if one in kind.ready and (moved or not one.alive):
+                    kind.ready.remove(one)
+                    kind.failed(now)
+                    self._end(one)
             used = [one.info().memory_bytes for one in kind.ready]
             kind.cost_bytes = max((size for size in used if size), default=kind.cost_bytes)
         if now - self._looked_ns < self._look_s * 1e9:
@@ -240,7 +257,7 @@ class Zygotes:
                 del self._kinds[key]
             missing = target - len(kind.ready) - kind.making
             for _ in range(missing if now >= kind.not_before_ns else 0):
-                if self._callers or self._being_made() >= self._making_max:
+                if self._is_held(now) or self._being_made() >= self._making_max:
                     break
                 kind.making += 1
                 _keep_until_done(self._makers, self._make(key, kind))
@@ -248,6 +265,10 @@ class Zygotes:
     def _is_old(self, kind: _Kind, now: int) -> bool:
         unused = now - kind.demand.last_ns >= self._idle_s * 1e9
         return unused or len(self._kinds) > _KINDS_MAX
+
+    def _is_held(self, now: int) -> bool:
+        """Whether none may be made now: a caller starts its own, or memory was short."""
+        return bool(self._callers) or now < self._not_before_ns
 
     def _being_made(self) -> int:
         return sum(kind.making for kind in self._kinds.values())

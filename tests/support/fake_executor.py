@@ -49,6 +49,9 @@ class FakeSandbox:
         self._printed: list[str] = []
         self.modules: tuple[str, ...] = ()
         self.key: ZygoteKey | None = None
+        self.freezes = 0
+        self.is_frozen = False
+        self.moves = False
 
     @property
     def alive(self) -> bool:
@@ -62,6 +65,7 @@ class FakeSandbox:
             await self.destroy()
             raise RunnerCrashed("cannot be bound")
         self.spec = spec
+        self.is_frozen = False
         self._state = "loading"
 
     def await_its_version(self, key: ZygoteKey) -> None:
@@ -89,6 +93,7 @@ class FakeSandbox:
 
     async def request(self, request: Request) -> Reply:
         self._state = "busy"
+        self.is_frozen = False
         self.requests.append(request.id)
         try:
             async with asyncio.timeout(request.timeout_ms / 1000):
@@ -145,6 +150,16 @@ class FakeSandbox:
                 body = b"x" * inputs["bytes"]
                 return Reply(content_type="application/octet-stream", body=body, compute_us=1)
         return Reply(content_type="application/json", body=b"null", compute_us=1)
+
+    async def freeze(self) -> None:
+        if self._state in ("ready", "zygote"):
+            self.freezes += 1
+            self.is_frozen = True
+            if self._state == "ready":
+                self._state = "frozen"
+
+    async def has_moved(self) -> bool:
+        return self.is_frozen and self.moves
 
     async def destroy(self) -> None:
         self._stopped.set()

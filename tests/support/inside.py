@@ -75,6 +75,12 @@ class EchoSandbox:
                 raise RunnerCrashed("The model was stopped.", exit_code=137)
         return Reply(content_type=request.content_type, body=request.body, compute_us=5)
 
+    async def freeze(self) -> None:
+        pass
+
+    async def has_moved(self) -> bool:
+        return False
+
     async def destroy(self) -> None:
         self._ended.set()
 
@@ -188,6 +194,8 @@ async def inside(
     settings = config.replace(
         config.Settings(), "paths", data_dir=str(folder / "data"), run_dir=str(folder / "run")
     )
+    # Whether one is made ahead of calls is a matter of moments: tests of zygotes say so themselves.
+    settings = config.replace(settings, "sandbox", zygote_memory_bytes_max=0)
     if http:
         settings = config.replace(settings, "http", **http)
     node = Node(settings, executor_factory=lambda: EchoExecutor(folder / "data"))

@@ -12,7 +12,8 @@ from fake_executor import FakeExecutor
 from appliance import config
 from appliance.errors import LoadFailed
 from appliance.records import Resources
-from appliance.sandbox.pool import Lease, Pool
+from appliance.sandbox.lease import Lease
+from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import MIB, SandboxSpec
 from appliance.sandbox.zygotes import Zygotes
 

@@ -30,8 +30,9 @@ from boxes import RUN_MODEL, box, pieces, spec_of, tar_of  # noqa: E402 - as a s
 
 from appliance import config  # noqa: E402
 from appliance.sandbox import kernel  # noqa: E402
+from appliance.sandbox.lease import Lease  # noqa: E402
 from appliance.sandbox.podman import PodmanExecutor  # noqa: E402
-from appliance.sandbox.pool import Lease, Pool  # noqa: E402
+from appliance.sandbox.pool import Pool  # noqa: E402
 from appliance.sandbox.spec import MIB, Request, SandboxSpec  # noqa: E402
 
 BLANK = {"model.py": b"def load(path): return lambda inputs: inputs"}
