@@ -25,12 +25,25 @@ from appliance.sandbox import zygote_policy as policy
 from appliance.sandbox.spec import ReservationInfo, SandboxSpec
 
 _LOG = logging.getLogger(__name__)
-_TICK_S = 1.0
 _SOUND_S = 60.0  # one that lived this long did not fail because of how it was made
-_SHED_MAX = 4  # ended per look
 _FREE_SHARE = 20
 
 Load = Callable[[], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How soon and how often a pool's idle sandboxes are seen to.
+
+    An idle one is frozen after ``freeze_s``: calls one after the other never meet a frozen one.
+    ``tick_s`` is the time between looks, ``shed_max`` how many may end at each for memory, and
+    ``free_bytes`` tells how much the machine has left, 0 if it cannot.
+    """
+
+    freeze_s: float = 0.25
+    tick_s: float = 1.0
+    shed_max: int = 4
+    free_bytes: Callable[[], int] = kernel.free_bytes
 
 
 class Host(Protocol):
@@ -90,8 +103,7 @@ class Keeper:
         reserved_max: int,
         per_version_max: int,
         free_bytes_min: int,
-        free_bytes: Callable[[], int] = kernel.free_bytes,
-        tick_s: float = _TICK_S,
+        pace: Pace,
     ) -> None:
         """Keep nothing yet.
 
@@ -100,15 +112,13 @@ class Keeper:
             reserved_max: sandboxes all reservations may keep together.
             per_version_max: sandboxes one version may have.
             free_bytes_min: free memory below which what waits is ended early.
-            free_bytes: tells the free memory; 0 if it cannot.
-            tick_s: time between looks.
+            pace: how often it looks.
         """
         self._host = host
         self._reserved_max = reserved_max
         self._per_version_max = per_version_max
         self._free_bytes_min = free_bytes_min
-        self._free_bytes = free_bytes
-        self._tick_s = tick_s
+        self._pace = pace
         self._reserved: dict[str, _Reserved] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -181,7 +191,7 @@ class Keeper:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._tick_s):
+                async with asyncio.timeout(self._pace.tick_s):
                     await self._wake.wait()
             self._wake.clear()
             try:
@@ -197,8 +207,8 @@ class Keeper:
                 if age_s > _SOUND_S:
                     one.failures = 0
                 one.failed("A sandbox ended while it waited.")
-        for _ in range(_SHED_MAX):
-            free = self._free_bytes()
+        for _ in range(self._pace.shed_max):
+            free = self._pace.free_bytes()
             if not 0 < free < self._free_bytes_min or not await self._host.shed():
                 return
             _LOG.warning("%d MiB of memory are free; a waiting sandbox was ended", free >> 20)
@@ -231,7 +241,7 @@ class Keeper:
                 self._wake.set()
             else:
                 one.problem = "There is no place for it now."
-                one.not_before_ns = started + int(self._tick_s * 1e9)
+                one.not_before_ns = started + int(self._pace.tick_s * 1e9)
         finally:
             one.making = False
 

@@ -33,13 +33,12 @@ from appliance.errors import (
 )
 from appliance.sandbox.executor import Executor, Sandbox
 from appliance.sandbox.gpu_place import Hold
-from appliance.sandbox.keeper import Keeper, Load, free_bytes_min
+from appliance.sandbox.keeper import Keeper, Load, Pace, free_bytes_min
 from appliance.sandbox.lease import Lease
 from appliance.sandbox.spec import ReservationInfo, SandboxInfo, SandboxSpec
 from appliance.sandbox.zygotes import Zygotes
 
 _LOG = logging.getLogger(__name__)
-FREEZE_AFTER_S = 0.25  # long enough that calls one after the other never meet a frozen sandbox
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -82,14 +81,14 @@ class Pool:
     """All sandboxes of this appliance; used from one event loop."""
 
     def __init__(
-        self, executor: Executor, settings: config.Sandbox, *, freeze_s: float = FREEZE_AFTER_S
+        self, executor: Executor, settings: config.Sandbox, *, pace: Pace | None = None
     ) -> None:
         """Make an empty pool.
 
         Args:
             executor: a started engine.
             settings: the ``[sandbox]`` section.
-            freeze_s: idle time after which a sandbox is frozen.
+            pace: how soon and how often idle sandboxes are seen to.
         """
         cores = len(os.sched_getaffinity(0))
         self._executor = executor
@@ -98,7 +97,7 @@ class Pool:
         self._per_version_max = settings.instances_per_version_max or cores
         self._creations = asyncio.Semaphore(2 * cores)
         self._zygotes = Zygotes(executor, settings)
-        self._freeze_s = freeze_s
+        self._pace = pace or Pace()
         asked = settings.reserved_max if settings.reserved_max >= 0 else self._instances_max // 2
         # One place at least is for whoever has no reservation.
         self.reserved_max = min(asked, self._instances_max - 1)
@@ -108,6 +107,7 @@ class Pool:
             reserved_max=self.reserved_max,
             per_version_max=self._per_version_max,
             free_bytes_min=free_bytes_min(settings.free_memory_bytes_min, total),
+            pace=self._pace,
         )
         self._entries: dict[str, _Entry] = {}
         self._counts: dict[str, int] = {}  # sandboxes of a version, those being made included
@@ -446,7 +446,7 @@ class Pool:
         self._entries.pop(entry.sandbox.id, None)
         self._entries[entry.sandbox.id] = entry
         loop = asyncio.get_running_loop()
-        entry.freezer = loop.call_later(self._freeze_s, self._freeze, entry)
+        entry.freezer = loop.call_later(self._pace.freeze_s, self._freeze, entry)
         entry.timer = loop.call_later(entry.spec.idle_timeout_s, self._expire, entry)
 
     def _freeze(self, entry: _Entry) -> None:

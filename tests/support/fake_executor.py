@@ -165,6 +165,7 @@ class FakeSandbox:
         self._stopped.set()
         if self._state != "killed":
             self._state = "killed"
+            self._executor.ended.append(self.spec.version_key)
             await asyncio.sleep(self._executor.destroy_s)
             self._executor.sandboxes.pop(self.id, None)
 
@@ -199,6 +200,7 @@ class FakeExecutor:
         self.places = Places()
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.made = 0
+        self.ended: list[str] = []
         self.most_at_once = 0
         self.most_creating = 0
         self.create_s = 0.0
