@@ -85,7 +85,9 @@ def test_banned_words_are_not_used_as_names():
 
 
 # Verbs that act and tell whether they did, and words that are questions by themselves.
-ACTS = ("stop", "remove", "wait", "ensure", "alive", "exist", "may", "pids")
+ACTS = (
+    "stop", "remove", "wait", "ensure", "freeze", "prepare", "shed", "alive", "exist", "may", "pids",
+)  # fmt: skip
 
 
 def test_public_functions_that_answer_yes_or_no_are_named_so():
