@@ -86,7 +86,8 @@ def test_banned_words_are_not_used_as_names():
 
 # Verbs that act and tell whether they did, and words that are questions by themselves.
 ACTS = (
-    "stop", "remove", "wait", "ensure", "freeze", "prepare", "shed", "alive", "exist", "may", "pids",
+    "stop", "remove", "wait", "ensure", "freeze", "prepare", "shed", "alive", "exist", "may",
+    "pids",
 )  # fmt: skip
 
 
