@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from appliance.errors import GuestError
 from appliance.records import Manifest
-from appliance.sandbox.pool import Lease
+from appliance.sandbox.lease import Lease
 from appliance.sandbox.spec import Reply, Request
 
 DESCRIBE = "application/vnd.appliance.describe+json"
