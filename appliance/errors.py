@@ -198,6 +198,12 @@ class ArchiveRejected(CallerError):
     slug, status, title = "archive-rejected", 422, "Archive rejected"
 
 
+class ImageRejected(CallerError):
+    """The image archive is damaged, hostile or for another machine; layer and member are named."""
+
+    slug, status, title = "image-rejected", 422, "Image refused"
+
+
 class ManifestInvalid(CallerError):
     """The model's manifest has an unknown key, a missing key or a value out of bounds."""
 
