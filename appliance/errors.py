@@ -234,6 +234,12 @@ class RuntimeInUse(CallerError):
     slug, status, title = "runtime-in-use", 409, "Runtime in use"
 
 
+class SecretMissing(CallerError):
+    """The version needs a secret that is not set for its model; set it and try again."""
+
+    slug, status, title = "secret-missing", 409, "A secret is not set"
+
+
 class QuotaExceeded(CallerError):
     """The tenant's or key's quota is used up for now."""
 
@@ -351,6 +357,17 @@ class LimitsUnenforced(StateError):
     """This host enforces no resource limits, so no model runs until that is fixed or accepted."""
 
     slug, title = "limits-unenforced", "Resource limits are not enforced"
+    exit_code = EX_CONFIG
+    retry_after_s = None
+
+
+class IsolationUnavailable(StateError):
+    """The model must run under gVisor, which this appliance does not have; nothing weaker is used.
+
+    Install ``runsc`` and restart, or have an administrator lower the tenant's isolation.
+    """
+
+    slug, title = "isolation-unavailable", "Isolation not available"
     exit_code = EX_CONFIG
     retry_after_s = None
 
