@@ -11,6 +11,11 @@
 # nested as it came (jsonlite's simplifyVector = FALSE); text as one string; anything else as raw.
 # Answers: one string as text, raw as bytes, anything else as JSON, vectors of length 1 as scalars
 # (wrap in I() what must stay an array), NA and NaN as null.
+#
+# A model without code: `entry = "model.rds"`, a fitted model as saveRDS wrote it, answered by R's own
+# predict(), whose type may follow ("model.rds:class"; a glm's is "response" unless told). Inputs:
+# a table as JSON rows ([{"wt": 2.2}] or {"rows": [...]}), columns ({"wt": [2.2]}), MLflow's
+# dataframe_records or dataframe_split, or text/csv. Answer: {"predictions": [...]}, one a row.
 
 local({
   runner <- environment()
@@ -58,13 +63,107 @@ local({
     )
   }
 
-  # The function that answers calls, made from "file.R:name".
+  # Packages of well-known models whose class is not called like them.
+  homes <- c(
+    gam = "mgcv", svm = "e1071", naiveBayes = "e1071", multinom = "nnet", polr = "MASS", lda = "MASS",
+    qda = "MASS", rlm = "MASS", coxph = "survival", survreg = "survival", lognet = "glmnet",
+    elnet = "glmnet", cv.glmnet = "glmnet", xgb.Booster = "xgboost", train = "caret", ksvm = "kernlab",
+    C5.0 = "C50", model_fit = "parsnip", workflow = "workflows"
+  )
+
+  # Load the package whose predict() this model needs.
+  find_predict <- function(fit, file) {
+    home <- attr(class(fit), "package") # of an S4 class
+    if (!is.null(home)) {
+      loadNamespace(home)
+      return(invisible())
+    }
+    for (class in class(fit)) {
+      if (!is.null(utils::getS3method("predict", class, optional = TRUE))) return(invisible())
+      home <- if (class %in% names(homes)) homes[[class]] else class
+      if (requireNamespace(home, quietly = TRUE)) return(invisible())
+      if (class %in% names(homes)) loadNamespace(home) # which says that it is missing
+    }
+    kind <- class(fit)[1]
+    if (is.object(fit)) loadNamespace(kind)
+    stop(fault("entry", paste0("'", file, "' holds a ", kind, ", for which R has no predict().")))
+  }
+
+  # The function that answers calls for a fitted model: a table in, a prediction a row out.
+  fitted_predictor <- function(entry, folder) {
+    file <- sub(":.*", "", entry)
+    type <- if (grepl(":", entry, fixed = TRUE)) sub("^.*:", "", entry)
+    fit <- tryCatch(
+      readRDS(file.path(folder, file)),
+      error = function(error) {
+        reason <- conditionMessage(error)
+        stop(fault("entry", paste0("'", file, "' is not what saveRDS wrote: ", reason, ".")))
+      }
+    )
+    find_predict(fit, file)
+    if (is.null(type) && inherits(fit, "glm")) type <- "response"
+    wanted <- tryCatch(all.vars(stats::delete.response(stats::terms(fit))), error = function(e) NULL)
+    function(inputs) {
+      rows <- table_of(inputs)
+      absent <- setdiff(wanted, names(rows))
+      if (length(absent)) {
+        stop(fault("input", paste0("The rows have no column '", paste(absent, collapse = "', '"), "'.")))
+      }
+      more <- if (!is.null(type)) list(type = type)
+      found <- do.call(stats::predict, c(list(fit, rows), more))
+      if (is.matrix(found) && ncol(found) == 1) found <- found[, 1]
+      if (is.matrix(found) && !is.null(colnames(found))) found <- as.data.frame(found)
+      list(predictions = if (is.atomic(found) && !is.matrix(found)) I(unname(found)) else found)
+    }
+  }
+
+  # The table in what a call sent.
+  table_of <- function(inputs) {
+    wrong <- function(reason) stop(fault("input", paste0("The body holds no table: ", reason, ".")))
+    if (is.character(inputs)) {
+      return(tryCatch(
+        utils::read.csv(text = inputs, check.names = FALSE),
+        error = function(error) wrong(conditionMessage(error))
+      ))
+    }
+    if (!is.list(inputs)) wrong("it is neither JSON nor text/csv")
+    for (key in c("rows", "instances", "inputs", "dataframe_records", "columns")) {
+      if (identical(names(inputs), key)) inputs <- inputs[[key]]
+    }
+    if (identical(names(inputs), "dataframe_split")) {
+      split <- inputs$dataframe_split
+      inputs <- lapply(split$data, function(row) stats::setNames(row, unlist(split$columns)))
+    }
+    if (!length(inputs)) wrong("it is empty")
+    if (is.null(names(inputs))) {
+      if (!all(vapply(inputs, function(row) is.list(row) && !is.null(names(row)), NA))) {
+        wrong("a row is an object of named values")
+      }
+      keys <- unique(unlist(lapply(inputs, names)))
+      inputs <- stats::setNames(lapply(keys, function(key) lapply(inputs, `[[`, key)), keys)
+    }
+    sizes <- vapply(inputs, length, 0L)
+    if (any(sizes != sizes[1])) wrong("its columns are not equally long")
+    as.data.frame(lapply(inputs, column_of, wrong), optional = TRUE)
+  }
+
+  # One column from its JSON values; null is NA.
+  column_of <- function(values, wrong) {
+    if (!all(vapply(values, function(one) is.null(one) || (is.atomic(one) && length(one) == 1), NA))) {
+      wrong("a value is a number, a text, true, false or null")
+    }
+    values[vapply(values, is.null, NA)] <- NA
+    unlist(values)
+  }
+
+  # The function that answers calls, made from "file.R:name" or "file.rds".
   predictor <- function(entry, folder) {
     file <- sub(":[^:]*$", "", entry)
     name <- sub("^.*:", "", entry)
     if (!file.exists(file.path(folder, file))) {
       stop(fault("entry", paste0("The artifact has no file '", file, "'.")))
     }
+    if (grepl("\\.rds$", file, ignore.case = TRUE)) return(fitted_predictor(entry, folder))
     sys.source(file.path(folder, file), globalenv(), keep.source = FALSE)
     target <- get0(name, globalenv(), inherits = FALSE)
     if (!is.function(target)) {

@@ -29,7 +29,10 @@ R_4_2 = Language(
         memory="cannot allocate",
     ),
     environment={"R_HOME": "/usr/lib/R", "R_SHARE_DIR": "/usr/share/R/share"},
-    entry_pattern=r"[\w][\w./-]{0,127}\.(?:R|r):[A-Za-z.][\w.]{0,127}",
+    # A function of a source file; or a fitted model, with or without the type of prediction.
+    entry_pattern=(
+        r"[\w][\w./-]{0,127}\.(?:(?:R|r):[A-Za-z.][\w.]{0,127}|(?:rds|RDS)(?::[a-z][\w.]{0,31})?)"
+    ),
     entry_example="model.R:load_model",
     own_threads=2,
 )
