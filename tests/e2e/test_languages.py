@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,22 @@ def test_the_example_answers_what_the_trained_model_says(
     version = register(running, owner, name, tmp_path / "model")
     assert version["runtime"] == runtime
     answer = answered(running, owner, name, (tmp_path / rows).read_bytes(), content_type)
+    assert close(answer, json.loads((tmp_path / "expected.json").read_text()))
+
+
+@pytest.mark.skipif("java17" not in installed(), reason="the runtime java17 is not installed")
+def test_a_pmml_file_is_scored_in_java_as_in_python(
+    running: RunningAppliance, owner: str, tmp_path: Path
+) -> None:
+    example, site = EXAMPLES / "diabetes-pmml", tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(site)]
+    subprocess.run([*pip, "-r", str(example / "requirements.txt")], check=True)
+    subprocess.run([*pip, "--no-deps", "jpmml_evaluator==0.16.0"], check=True)
+    train = [sys.executable, str(example / "train.py"), str(tmp_path / "model")]
+    subprocess.run(train, check=True, env={"PYTHONPATH": str(site), "PATH": os.environ["PATH"]})
+    register(running, owner, "diabetes-pmml", tmp_path / "model")
+    rows = (tmp_path / "rows.json").read_bytes()
+    answer = answered(running, owner, "diabetes-pmml", rows, "application/json")
     assert close(answer, json.loads((tmp_path / "expected.json").read_text()))
 
 
