@@ -412,6 +412,42 @@ def client(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Npm:
+    """Where npm packages come from; ``index`` is empty where nothing says it."""
+
+    index: str
+    ca_file: str
+    proxy: str
+
+
+def npm(build: Build, *, files: tuple[Path, ...] | None = None) -> Npm:
+    """The npm index of ``build.npm_index`` or else of npm's own configuration on this machine.
+
+    Args:
+        build: the ``[build]`` section.
+        files: npm's files, the strongest last; ``None`` for the machine's and the user's.
+    """
+    if files is None:
+        home = os.environ.get("HOME", "/")
+        files = (Path("/etc/npmrc"), Path("/usr/etc/npmrc"), Path(home) / ".npmrc")
+    found: dict[str, str] = {}
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        for line in text.splitlines():
+            key, equals, value = line.partition("=")
+            if equals and not line.lstrip().startswith(("#", ";")):
+                found[key.strip()] = value.strip().strip("\"'")
+    return Npm(
+        index=build.npm_index or found.get("registry", ""),
+        ca_file=found.get("cafile", ""),
+        proxy=found.get("https-proxy", found.get("proxy", "")),
+    )
+
+
 def wants_colour(environ: Mapping[str, str] | None = None) -> bool:
     """Whether a terminal may be coloured: neither ``NO_COLOR`` nor ``TERM=dumb`` is set."""
     environ = os.environ if environ is None else environ

@@ -12,12 +12,13 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from appliance import archive, clock, config, conventions, probe, provision, trial
+from appliance import archive, clock, config, conventions, manifest, probe, provision, trial
 from appliance.errors import (
+    BuildFailed,
+    FieldError,
     GuestError,
     LoadFailed,
     ManifestInvalid,
-    SecretMissing,
     UnsupportedMedia,
 )
 from appliance.records import Artifact, Manifest, Tenant, Version, require_name
@@ -81,7 +82,6 @@ class Lifecycle:
         Raises:
             UnsupportedMedia, ArchiveRejected, TooLarge, ManifestInvalid: the upload is refused.
             BuildFailed: a requirement cannot be installed, or the source does not compile.
-            SecretMissing: the manifest names a secret that is not set for this model.
             LoadFailed: the model does not load; ``extensions["stderr"]`` has its last lines.
             StateError, HostError: the appliance cannot build or try the model now.
         Audit: model.created (new name), version.registered, alias.set (first version), one frame.
@@ -93,22 +93,14 @@ class Lifecycle:
                 hint="Send application/x-tar or application/gzip; 'appliance model push' does.",
             )
         progress("receive", "reading the archive", 0.0)
-        artifact, declared = await self._receive(tenant, chunks, is_gzip=_MEDIA_TYPES[media_type])
+        artifact, declared, captured = await self._receive(
+            tenant, chunks, is_gzip=_MEDIA_TYPES[media_type]
+        )
         for note in declared.notes:
             progress("recognise", note, 0.1)
-        model_id = self._require_secrets(tenant, model_name, declared)
         runtime = images.require(self._data_dir, declared.runtime)
-        deps_key = ""
-        if declared.requirements:
-            progress("build", "installing dependencies", 0.2)
-            deps_key = await dependencies.ensure(
-                self._executor(),
-                runtime,
-                declared.requirements,
-                self._settings.build,
-                lambda detail, fraction: progress("build", detail, 0.2 + 0.6 * fraction),
-            )
-        artifact = await self._compile(tenant, declared, artifact, progress)
+        built = await self._build(runtime, declared, captured, progress)
+        artifact = await self._compile(tenant, declared, artifact, built.key, progress)
         draft = Version(
             model_id=clock.new_id("try"),
             tenant_id=tenant.id,
@@ -116,12 +108,13 @@ class Lifecycle:
             manifest=declared,
             artifact=artifact,
             runtime_digest=runtime.digest,
-            deps_key=deps_key,
+            deps_key=built.key,
+            lock=built.lock,
             created_ns=clock.now_ns(),
             created_by=principal_id,
         )
         progress("try", "loading the model in a sandbox", 0.8)
-        declared = await self._try(draft, model_id)
+        declared = await self._try(draft)
         for note in declared.notes[len(draft.manifest.notes) :]:
             progress("try", note, 0.9)
         progress("register", "writing the version", 0.95)
@@ -131,14 +124,18 @@ class Lifecycle:
             manifest=declared,
             artifact=artifact,
             runtime_digest=runtime.digest,
-            deps_key=deps_key,
+            deps_key=built.key,
+            lock=built.lock,
             actor=principal_id,
         )
 
     async def _receive(
         self, tenant: Tenant, chunks: AsyncIterator[bytes], *, is_gzip: bool
-    ) -> tuple[Artifact, Manifest]:
-        """Stream the upload through the parser into a sealed blob; nothing is kept on failure."""
+    ) -> tuple[Artifact, Manifest, dict[str, bytes]]:
+        """Stream the upload through the parser into a sealed blob; nothing is kept on failure.
+
+        The third part is the text of the files a manifest is or names.
+        """
         http = self._settings.http
         probes = probe.Probes()
         reader = archive.Reader(
@@ -160,10 +157,45 @@ class Lifecycle:
             )
             self._require_modest(declared)
             blob = await writer.commit()
-        return Artifact(blob=blob, files=listing.files), declared
+        return Artifact(blob=blob, files=listing.files), declared, listing.captured
+
+    async def _build(
+        self,
+        runtime: images.Runtime,
+        declared: Manifest,
+        captured: dict[str, bytes],
+        progress: Progress,
+    ) -> dependencies.Built:
+        """The installed dependencies; a package that fails is named with the line that wants it."""
+        if not declared.requirements:
+            return dependencies.Built()
+        progress("build", "installing dependencies", 0.2)
+        try:
+            return await dependencies.ensure(
+                self._executor(),
+                runtime,
+                declared.requirements,
+                self._settings.build,
+                lambda detail, fraction: progress("build", detail, 0.2 + 0.6 * fraction),
+            )
+        except BuildFailed as error:
+            place = manifest.place_of(captured, str(error.extensions.get("package", "")))
+            if not place:
+                raise
+            raise BuildFailed(
+                f"{place}: {error.detail}",
+                hint=error.hint,
+                fields=(FieldError(pointer=place, detail=error.detail),),
+                **error.extensions,
+            ) from error
 
     async def _compile(
-        self, tenant: Tenant, declared: Manifest, artifact: Artifact, progress: Progress
+        self,
+        tenant: Tenant,
+        declared: Manifest,
+        artifact: Artifact,
+        deps_key: str,
+        progress: Progress,
     ) -> Artifact:
         """The artifact with what its source compiles to; itself where nothing is to compile."""
         compiler, path = compiling.target_of(declared.runtime)
@@ -179,6 +211,7 @@ class Lifecycle:
             model_bytes=artifact.blob.size_bytes,
             tar=blobs.read(tenant.id, artifact.blob.id),
             build=self._settings.build,
+            deps_key=deps_key,
         )
         tail, file = archive.closing_with(path, program)
         kept = artifact.blob.size_bytes - archive.END_BYTES
@@ -189,7 +222,7 @@ class Lifecycle:
             blob = await writer.commit()
         return Artifact(blob=blob, files=(*artifact.files, file))
 
-    async def _try(self, draft: Version, model_id: str) -> Manifest:
+    async def _try(self, draft: Version) -> Manifest:
         """Load the draft once in a sandbox of its own; its manifest with what that showed.
 
         The sandbox is then destroyed.
@@ -197,12 +230,10 @@ class Lifecycle:
         Raises:
             LoadFailed: it did not load, whatever way it failed.
         """
-        isolation = provision.isolation_of(self._store, draft.tenant_id)
-        spec = provision.spec_from_version(draft, self._settings.sandbox, isolation=isolation)
-        files = provision.files_of_version(self._store, draft, model_id=model_id)
+        spec = provision.spec_from_version(draft, self._settings.sandbox)
         pool = self._pool()
         try:
-            async with pool.lease(spec, files) as lease:
+            async with pool.lease(spec, provision.files_of_version(self._store, draft)) as lease:
                 return await trial.completed(lease, draft.manifest)
         except GuestError as error:
             raise LoadFailed(
@@ -210,20 +241,6 @@ class Lifecycle:
             ) from error
         finally:
             await pool.evict(spec.version_key)
-
-    def _require_secrets(self, tenant: Tenant, model_name: str, declared: Manifest) -> str:
-        """The id of the model, empty while there is none, if what the version needs is set."""
-        snapshot = self._store.registry.snapshot
-        model = snapshot.model(tenant.id, model_name)
-        known = {secret.name for secret in snapshot.secrets(model.id)} if model else set()
-        missing = [name for name in declared.secrets if name not in known]
-        if missing:
-            raise SecretMissing(
-                f"The manifest names the secret '{missing[0]}', which is not set.",
-                hint=f"appliance secret set {tenant.name}/{model_name} {missing[0]}",
-                missing=missing,
-            )
-        return model.id if model else ""
 
     def _require_modest(self, declared: Manifest) -> None:
         ceiling = self._settings.sandbox.memory_bytes_max

@@ -18,17 +18,8 @@ from msgspec import Meta, Struct
 
 from appliance.config import line_of_key
 from appliance.errors import FieldError, ManifestInvalid
-from appliance.records import (
-    NAME_PATTERN,
-    CallLimits,
-    Container,
-    Isolation,
-    Lineage,
-    Manifest,
-    Protocol,
-    Resources,
-)
-from appliance.sandbox.dependencies import parse_requirements
+from appliance.records import CallLimits, Container, Lineage, Manifest, Protocol, Resources
+from appliance.sandbox.packages import PACKAGERS
 from appliance.sandbox.runtimes import RUNTIMES, known
 from appliance.yaml_text import TextRefused, text_from_bytes
 
@@ -47,7 +38,6 @@ _PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"
 _LONG_KEY = re.compile(rf"(?m)(?:^|[\[{{,])[ \t]*+(?:{_PART}){{{_DEPTH_MAX}}}")
 
 Text = Annotated[str, Meta(max_length=4096)]
-Secret = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
 BodyBytes = Annotated[int, Meta(ge=1, le=1024 * _MB)]
 
@@ -118,7 +108,7 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     runtime: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
     entry: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
     description: Text = ""
-    requirements: Annotated[str, Meta(pattern=r"^[\w.-]+\.txt$")] | tuple[Text, ...] = ()
+    requirements: Annotated[str, Meta(pattern=r"^\w[\w.-]{0,100}$")] | tuple[Text, ...] = ()
     idle_timeout_s: Annotated[int, Meta(ge=0, le=86_400)] | None = None
     resources: _Resources = _Resources()
     limits: _Limits = _Limits()
@@ -128,8 +118,6 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output_schema: dict[str, Any] | None = None
     container: _Container | None = None
     options: _Options = _Options()
-    secrets: Annotated[tuple[Secret, ...], Meta(max_length=32)] = ()
-    isolation: Isolation = "standard"
 
 
 def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Manifest:
@@ -166,7 +154,7 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
         runtime=file.runtime,
         entry=file.entry or "",
         description=file.description,
-        requirements=_requirements(file, captured),
+        requirements=_requirements(file, captured, text),
         resources=Resources(
             memory_bytes=file.resources.memory_mb * _MB,
             cpus=file.resources.cpus,
@@ -183,8 +171,6 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
         tags=file.tags,
         container=container,
         options=_options(file, text),
-        secrets=tuple(sorted(set(file.secrets))),
-        isolation=file.isolation,
     )
 
 
@@ -277,7 +263,7 @@ def _check_language(file: _File, text: str, imported: Collection[str]) -> None:
     if not re.fullmatch(language.entry_pattern, file.entry) or ".." in file.entry:
         reason = f"not an entry of {file.runtime}; one looks like '{language.entry_example}'"
         raise _wrong("entry", reason, text)
-    if file.requirements and not language.builder:
+    if file.requirements and not language.packager:
         reason = f"{file.runtime} installs none; put what the model needs into its folder"
         raise _wrong("requirements", reason, text)
     if file.resources.gpu_memory_mb and not file.resources.gpus:
@@ -301,18 +287,51 @@ def _wrong(key: str, reason: str, text: str, section: str = "") -> ManifestInval
     )
 
 
-def _requirements(file: _File, captured: Mapping[str, bytes]) -> tuple[str, ...]:
+def _requirements(file: _File, captured: Mapping[str, bytes], text: str) -> tuple[str, ...]:
+    if not file.requirements:
+        return ()
+    packager = PACKAGERS[RUNTIMES[file.runtime].packager]
     if isinstance(file.requirements, tuple):
-        return parse_requirements("\n".join(file.requirements), file=f"{FILE} requirements")
+        return packager.parse("\n".join(file.requirements), f"{FILE} requirements")
+    if not re.fullmatch(packager.files, file.requirements):
+        raise _wrong("requirements", f"not a file {file.runtime} takes: {packager.hint}", text)
     raw = captured.get(file.requirements)
     if raw is None:
         raise ManifestInvalid(
             f"{FILE} names '{file.requirements}', which is not at the top of the archive."
         )
     try:
-        return parse_requirements(text_from_bytes(raw), file=file.requirements)
+        return packager.parse(text_from_bytes(raw), file.requirements)
     except TextRefused as error:
         raise ManifestInvalid(f"{file.requirements}:{error.line}: {error.reason}.") from error
+
+
+def place_of(captured: Mapping[str, bytes], package: str) -> str:
+    """Where an upload asks for a package: ``file:line``; empty if it does not by this name.
+
+    Args:
+        captured: as for ``parse``, of an upload that was accepted.
+        package: a name as a build's problem has it, ``numpy`` or ``numpy==1.0``.
+    """
+    if not package:
+        return ""
+    files: tuple[str, ...] = ("requirements.txt", "conda.yaml", "environment.yml")
+    packager = PACKAGERS["wheels"]
+    if FILE in captured:
+        tree = _toml(captured[FILE])[1]
+        language = RUNTIMES.get(str(tree.get("runtime")))
+        if language is None or not language.packager:
+            return ""
+        named = tree.get("requirements", "")
+        files = (named if isinstance(named, str) else FILE,)
+        packager = PACKAGERS[language.packager]
+    pattern = re.compile(packager.finds(package))
+    for file in files:
+        lines = captured.get(file, b"").decode("utf-8", "replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            if pattern.search(re.split(r"(?:^|\s)#", line, maxsplit=1)[0]):
+                return f"{file}:{number}"
+    return ""
 
 
 def _invalid(error: msgspec.ValidationError, text: str) -> ManifestInvalid:

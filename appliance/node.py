@@ -71,7 +71,6 @@ class Services:
     invoker: Invoker
     lifecycle: Lifecycle
     pool: Callable[[], Pool]
-    executor: Callable[[], Executor]
 
 
 class Node:
@@ -309,11 +308,7 @@ class Node:
             invoker = Invoker(store, self._require_pool, self.settings.sandbox, self.metrics)
             lifecycle = Lifecycle(store, self._require_pool, self._require_executor, self.settings)
             services = Services(
-                store=store,
-                invoker=invoker,
-                lifecycle=lifecycle,
-                pool=self._require_pool,
-                executor=self._require_executor,
+                store=store, invoker=invoker, lifecycle=lifecycle, pool=self._require_pool
             )
             await self._start_executor(store)
         except BaseException:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from appliance.errors import FieldError, ManifestInvalid
-from appliance.sandbox.dependencies import parse_requirements
+from appliance.sandbox.packages.wheels import parse_requirements
 from appliance.yaml_text import Node, TextRefused, parse, text_from_bytes
 
 REQUIREMENTS = "requirements.txt"

@@ -32,6 +32,7 @@ async def compiled(
     model_bytes: int,
     tar: AsyncIterator[bytes],
     build: config.Build,
+    deps_key: str = "",
 ) -> bytes:
     """The program made of an artifact, in a sandbox without network that is then destroyed.
 
@@ -43,6 +44,7 @@ async def compiled(
         model_bytes: size of the artifact.
         tar: the artifact.
         build: the ``[build]`` section; its time limit holds here too.
+        deps_key: the packages it is compiled against.
 
     Raises:
         BuildFailed: it does not compile; the detail is the compiler's first error.
@@ -52,6 +54,7 @@ async def compiled(
         tenant_id=tenant_id,
         runtime=compiler.name,
         runtime_digest=compiler.digest,
+        deps_key=deps_key,
         resources=Resources(memory_bytes=_MEMORY_BYTES, cpus=64.0, pids=128, tmp_bytes=_ROOM_BYTES),
         limits=CallLimits(load_timeout_ms=build.timeout_s * 1000),
         model_bytes=model_bytes,

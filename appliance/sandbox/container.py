@@ -18,7 +18,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from appliance import clock
@@ -128,7 +128,11 @@ class PodmanSandbox:
             PodmanUnavailable: it could not be made, or was not confined as it must be.
             RunnerCrashed: its runner did not come up.
         """
-        names = (language.builder,) if wheels else (language.runner, *language.helpers)
+        names = (
+            (language.builder, *language.build_helpers)
+            if wheels
+            else (language.runner, *language.helpers)
+        )
         await asyncio.to_thread(self._prepare_box, names, language.name)
         await self.link.listen(self._box / "a.sock", uid=self.slot.user_uid)
         await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
@@ -294,7 +298,7 @@ class PodmanSandbox:
         self._last_used_ns = clock.now_ns()
         return reply
 
-    async def build(self, requirements: tuple[str, ...], sink: Sink) -> None:
+    async def build(self, sink: Sink, log: Callable[[str], None]) -> None:
         """Run a BUILD to its end.
 
         Raises:
@@ -302,10 +306,9 @@ class PodmanSandbox:
         """
         self._state = "busy"
         limit_ms = self.spec.limits.load_timeout_ms
-        header = {"requirements": list(requirements), "wheels": "/data"}
         try:
             async with asyncio.timeout(limit_ms / 1000):
-                await self.link.build(header, sink)
+                await self.link.build({"wheels": "/data"}, sink, log)
         except TimeoutError as error:
             raise BuildFailed(f"The build took longer than {limit_ms // 1000} s.") from error
         except GuestFault as fault:

@@ -1,8 +1,11 @@
-"""Dependencies: a version's pinned packages, installed once, shared read-only.
+"""Dependencies: a version's packages, installed once, shared read-only.
 
-Owns: the requirement grammar, the wheel download, the build in a sandbox, ``data_dir/deps/<key>/``.
-Never: runs a package's code on the host, or installs from source.
-Read next: ``guest/python_builder.py`` (what runs inside).
+Owns: the build in a sandbox, ``data_dir/deps/<key>/`` with its description ``<key>.json``.
+Never: runs a package's code on the host, or reads what a build returns other than strictly.
+Read next: ``packages`` (one file per way of shipping them), ``guest/native_builder.pl``.
+
+The key is the digest of the runtime and of the lock, which is every package with its digest: the
+same packages on the same runtime are one folder, whoever asked for them and however.
 """
 
 from __future__ import annotations
@@ -10,86 +13,65 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import importlib.util
 import logging
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
 
-from appliance import config, tarstream
-from appliance.errors import ArchiveRejected, BuildFailed, FieldError, ManifestInvalid
-from appliance.records import CallLimits, Resources
+import msgspec
+
+from appliance import clock, config, tarstream
+from appliance.errors import ArchiveRejected, BuildFailed
+from appliance.records import CallLimits, Package, Resources
 from appliance.sandbox.executor import Executor
 from appliance.sandbox.images import Runtime
 from appliance.sandbox.link import clean
+from appliance.sandbox.packages import PACKAGERS
+from appliance.sandbox.packages.packager import PLAN
+from appliance.sandbox.runtimes import RUNTIMES
 from appliance.sandbox.spec import MIB, SandboxSpec
 
 _LOG = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
 
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
-_PIN = re.compile(
-    rf"(?P<name>{_NAME})\s*(?P<extras>\[\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\])?"
-    r"\s*==\s*(?P<version>[A-Za-z0-9][A-Za-z0-9.!+_-]{0,99})"
-    r"(?P<hashes>(?:\s+--hash=sha(?:256|384|512):[0-9a-f]{64,128})*)\s*"
-)
-_REQUIREMENTS_MAX = 500
 _FILES_MAX = 400_000
-_LINES_KEPT = 30
+_UNREADABLE_RATIO = 8  # what a compressed file of a kind not looked into may unpack to
 
 
-def parse_requirements(text: str, *, file: str = "requirements") -> tuple[str, ...]:
-    """The pins of a requirements file: ``name[extras]==version``, hashes allowed, sorted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A set a version can use: its key, empty for no requirements, and what is in it."""
 
-    Raises:
-        ManifestInvalid: a line is anything else; the line is named.
-    """
-    found: dict[str, str] = {}
-    joined = re.sub(r"\\\r?\n", lambda match: " " * len(match.group()), text)
-    number = 1
-    for line in joined.splitlines():
-        content = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
-        if content:
-            name, pin = _pin_from_line(content, number, file)
-            if found.get(name, pin) != pin:
-                raise _refused(file, number, f"'{name}' is pinned twice, to different versions")
-            found[name] = pin
-        number += 1
-    if len(found) > _REQUIREMENTS_MAX:
-        raise _refused(file, number, f"more than {_REQUIREMENTS_MAX} requirements")
-    return tuple(found[name] for name in sorted(found))
+    key: str = ""
+    lock: tuple[Package, ...] = ()
 
 
-def _pin_from_line(content: str, number: int, file: str) -> tuple[str, str]:
-    match = _PIN.fullmatch(content)
-    if match is None:
-        raise _refused(
-            file, number, f"'{clean(content, 100)}' is not an exact pin like name==1.2.3"
-        )
-    name = re.sub(r"[-_.]+", "-", match["name"]).lower()
-    extras = sorted(part.strip() for part in (match["extras"] or "").strip("[] ").split(","))
-    suffix = f"[{','.join(extras)}]" if extras != [""] else ""
-    hashes = "".join(f" {word}" for word in sorted(match["hashes"].split()))
-    return name, f"{name}{suffix}=={match['version']}{hashes}"
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """``<key>.json``: what an installed set is. ``requests`` are the requirements it answers."""
+
+    key: str
+    runtime: str
+    runtime_digest: str
+    lock: tuple[Package, ...]
+    size_bytes: int
+    files: int
+    built_at: str
+    requests: tuple[str, ...] = ()
 
 
-def _refused(file: str, number: int, reason: str) -> ManifestInvalid:
-    return ManifestInvalid(
-        f"{file}:{number}: {reason}.",
-        hint="pin every package exactly: pip freeze",
-        fields=(FieldError(pointer=f"{file}:{number}", detail=reason),),
-    )
-
-
-def key(runtime: Runtime, requirements: tuple[str, ...]) -> str:
-    """The name of the built set: the same runtime and pins give the same 32 hex characters."""
+def request_key(runtime: Runtime, requirements: tuple[str, ...]) -> str:
+    """The same runtime and requirements give the same 32 hex characters, in whatever order."""
     text = "\n".join((runtime.digest, *sorted(requirements)))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def lock_key(runtime_digest: str, lock: tuple[Package, ...]) -> str:
+    """The name of the built set: the same runtime and packages give the same 32 hex characters."""
+    lines = sorted(f"{one.name}=={one.version} {one.digest}" for one in lock)
+    text = "\n".join(("lock", runtime_digest, *lines))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -99,41 +81,164 @@ async def ensure(
     requirements: tuple[str, ...],
     build: config.Build,
     progress: Progress,
-) -> str:
-    """The key of the installed set, built now if it is not there; "" for no requirements.
+) -> Built:
+    """The installed set for these requirements, built now if it is not there.
 
     Args:
         executor: a started engine; the set is installed below its data folder.
         runtime: what the packages are installed for.
-        requirements: pins as ``parse_requirements`` returns them.
+        requirements: as the runtime's packager parsed them.
         build: the ``[build]`` section.
-        progress: told each step and the fraction done.
+        progress: told each step and line of the build, and the fraction done.
 
     Raises:
-        BuildFailed: a package cannot be had as a wheel or does not install; it is named.
+        BuildFailed: a package cannot be had, or does not install; ``extensions["package"]`` names
+            it, ``extensions["lines"]`` are the installer's last.
     """
     if not requirements:
-        return ""
-    name = key(runtime, requirements)
-    deps = executor.data_dir / "deps"
-    final = deps / name
-    if await asyncio.to_thread(final.is_dir):
-        return name
-    scratch = await asyncio.to_thread(_make_scratch, executor.data_dir, name)
-    wheels = executor.data_dir / "wheels" / scratch.name
+        return Built()
+    request = request_key(runtime, requirements)
+    known = await asyncio.to_thread(_known, executor.data_dir, request, requirements)
+    if known is not None:
+        return known
+    scratch = await asyncio.to_thread(_make_scratch, executor.data_dir, request)
     try:
-        progress("downloading packages", 0.05)
-        await asyncio.to_thread(_download, wheels, runtime, requirements, build)
-        progress("installing packages", 0.4)
-        size = await asyncio.to_thread(_unpacked_bytes, wheels, build.size_bytes_max)
-        await _install(executor, _spec(runtime, size, build), requirements, wheels, scratch)
-        progress("storing packages", 0.8)
-        await asyncio.to_thread(unpack, scratch / "deps.tar", scratch / "deps", build)
-        await asyncio.to_thread(_publish, scratch / "deps", final)
+        return await _build(executor, runtime, requirements, build, progress, scratch)
     finally:
-        await asyncio.to_thread(_remove, scratch, wheels)
-    progress("installed packages", 1.0)
-    return name
+        await asyncio.to_thread(_remove, scratch, executor.data_dir / "wheels" / scratch.name)
+
+
+async def _build(
+    executor: Executor,
+    runtime: Runtime,
+    requirements: tuple[str, ...],
+    build: config.Build,
+    progress: Progress,
+    scratch: Path,
+) -> Built:
+    packager = PACKAGERS[RUNTIMES[runtime.name].packager]
+    fetched = executor.data_dir / "wheels" / scratch.name
+    said = _Said(progress)
+    said.step("fetching packages", 0.05, 0.4)
+    lock = await asyncio.to_thread(packager.fetch, fetched, runtime, requirements, build, said.line)
+    built = Built(key=lock_key(runtime.digest, lock), lock=lock)
+    final = executor.data_dir / "deps" / built.key
+    request = request_key(runtime, requirements)
+    if not await asyncio.to_thread(_is_complete, final):
+        if packager.is_plain:
+            await asyncio.to_thread(fetched.rename, scratch / "deps")
+        else:
+            said.step("installing packages", 0.4, 0.8)
+            size = await asyncio.to_thread(_unpacked_bytes, fetched, build.size_bytes_max)
+            await _install(executor, _spec(runtime, size, build), fetched, scratch, said.line)
+            said.step("storing packages", 0.8, 1.0)
+            await asyncio.to_thread(unpack, scratch / "deps.tar", scratch / "deps", build)
+        await asyncio.to_thread(_publish, scratch / "deps", final, runtime, lock)
+    await asyncio.to_thread(_remember, final, request)
+    said.step("installed packages", 1.0, 1.0)
+    return built
+
+
+class _Said:
+    """Turns steps and the lines between them into progress that never goes back."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._at, self._until = 0.0, 0.0
+
+    def step(self, detail: str, fraction: float, until: float) -> None:
+        """A step that ends when the fraction is ``until``."""
+        self._at, self._until = fraction, until
+        self._progress(detail, fraction)
+
+    def line(self, text: str) -> None:
+        """A line of the build: nobody knows how many there will be."""
+        self._at += (self._until - self._at) * 0.05
+        self._progress(clean(text, 200), self._at)
+
+
+def described(data_dir: Path) -> tuple[Description, ...]:
+    """Every installed set, oldest first."""
+    found = []
+    for path in (data_dir / "deps").glob("*.json"):
+        about = _description(path.with_suffix(""))
+        if about is not None:
+            found.append(about)
+    return tuple(sorted(found, key=lambda about: (about.built_at, about.key)))
+
+
+def undescribed(data_dir: Path) -> tuple[str, ...]:
+    """The names of sets that an earlier release installed, of which only the folder is known."""
+    return tuple(
+        sorted(
+            path.name
+            for path in (data_dir / "deps").glob("[0-9a-f]*")
+            if len(path.name) == 32 and path.is_dir() and not path.with_suffix(".json").exists()
+        )
+    )
+
+
+def remove(data_dir: Path, key: str) -> None:
+    """Remove an installed set; one that is gone already is no error. Blocking."""
+    folder = data_dir / "deps" / key
+    folder.with_suffix(".json").unlink(missing_ok=True)
+    if folder.is_dir():
+        doomed = folder.with_name(f".build-{key}-removed")
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def adopt(data_dir: Path, folder: Path, about: Description) -> None:
+    """Give an unpacked folder its name as a set; one that is there already stays. Blocking.
+
+    Raises:
+        BuildFailed: its key is not that of its runtime and lock, or it cannot be stored.
+    """
+    if about.key != lock_key(about.runtime_digest, about.lock):
+        raise BuildFailed(f"Set {clean(about.key, 40)} is not named after what is in it.")
+    final = data_dir / "deps" / about.key
+    _make_parent(final)
+    if not _is_complete(final):
+        _write_description(final, about)
+        _move(folder, final)
+
+
+def _description(folder: Path) -> Description | None:
+    try:
+        text = folder.with_suffix(".json").read_bytes()
+        about = msgspec.json.decode(text, type=Description)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return about if folder.is_dir() and about.key == folder.name else None
+
+
+def _is_complete(final: Path) -> bool:
+    return _description(final) is not None
+
+
+def _known(data_dir: Path, request: str, requirements: tuple[str, ...]) -> Built | None:
+    """The set that answered these requirements before."""
+    for about in described(data_dir):
+        if request in about.requests:
+            return Built(key=about.key, lock=about.lock)
+    if request in undescribed(data_dir):
+        pins = [pin.partition(" ")[0].partition("==") for pin in requirements]
+        lock = tuple(Package(name=name, version=version) for name, _, version in pins)
+        return Built(key=request, lock=lock)
+    return None
+
+
+def _remember(final: Path, request: str) -> None:
+    about = _description(final)
+    if about is not None and request not in about.requests:
+        requests = (*about.requests, request)[-100:]
+        _write_description(final, msgspec.structs.replace(about, requests=requests))
+
+
+def _write_description(final: Path, about: Description) -> None:
+    fresh = final.with_name(f".build-{final.name}-{clock.new_id('d', 8)}.json")
+    fresh.write_bytes(msgspec.json.encode(about))
+    fresh.rename(final.with_suffix(".json"))
 
 
 def sweep(data_dir: Path) -> None:
@@ -145,17 +250,24 @@ def sweep(data_dir: Path) -> None:
         if folder.is_dir() and not folder.is_symlink():
             for left in folder.glob(".build-*"):
                 _LOG.warning("removing %s: its build was killed", left.name)
-                shutil.rmtree(left, ignore_errors=True)
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+
+
+def _make_parent(final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    final.parent.chmod(0o711)
 
 
 def _make_scratch(data_dir: Path, name: str) -> Path:
     for folder in (data_dir / "deps", data_dir / "wheels"):
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o711)
+        _make_parent(folder / name)
     scratch = Path(tempfile.mkdtemp(prefix=f".build-{name}-", dir=data_dir / "deps"))
-    wheels = data_dir / "wheels" / scratch.name
-    wheels.mkdir(mode=0o755)
-    wheels.chmod(0o755)
+    fetched = data_dir / "wheels" / scratch.name
+    fetched.mkdir(mode=0o755)
+    fetched.chmod(0o755)
     return scratch
 
 
@@ -165,7 +277,7 @@ def _remove(*folders: Path) -> None:
 
 
 def _spec(runtime: Runtime, size: int, build: config.Build) -> SandboxSpec:
-    """The build's sandbox: room in ``/tmp`` for the installed set, its compiled files, and pip."""
+    """The build's sandbox: room in ``/tmp`` for the set, its compiled files, and tools."""
     room = size + size // 2 + 256 * MIB
     return SandboxSpec(
         version_key="build",
@@ -178,14 +290,8 @@ def _spec(runtime: Runtime, size: int, build: config.Build) -> SandboxSpec:
 
 
 async def _install(
-    executor: Executor,
-    spec: SandboxSpec,
-    requirements: tuple[str, ...],
-    wheels: Path,
-    scratch: Path,
+    executor: Executor, spec: SandboxSpec, fetched: Path, scratch: Path, log: Callable[[str], None]
 ) -> None:
-    await asyncio.to_thread(_copy_installer, wheels / "tool")
-    pins = tuple(pin.partition(" ")[0] for pin in requirements)
     # Each file of the set costs a header and padding in the tar; /tmp in there holds the rest.
     left = spec.resources.tmp_bytes + _FILES_MAX * 4096
     out = await asyncio.to_thread((scratch / "deps.tar").open, "wb")
@@ -198,97 +304,38 @@ async def _install(
                 raise BuildFailed("The build returned more than its sandbox can hold.")
             await asyncio.to_thread(out.write, piece)
 
-        await executor.build(spec, pins, wheels.name, sink)
+        await executor.build(spec, fetched.name, sink, log)
+    except BuildFailed as error:
+        raise _with_package(error, fetched) from error
     finally:
         await asyncio.to_thread(out.close)
 
 
-def _copy_installer(target: Path) -> None:
-    """Put the host's own pip next to the wheels, world-readable: the runtime has none."""
-    found = importlib.util.find_spec("pip")
-    if found is None or not found.submodule_search_locations:
-        raise BuildFailed("The appliance's own interpreter has no pip.", hint="appliance doctor")
-    source = Path(next(iter(found.submodule_search_locations)))
-    shutil.copytree(source, target / "pip", ignore=shutil.ignore_patterns("__pycache__", "*.exe"))
-    target.chmod(0o755)
-    for path in target.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+def _with_package(error: BuildFailed, fetched: Path) -> BuildFailed:
+    """The same problem with the package named that the installer's message names."""
+    if "package" not in error.extensions and (fetched / PLAN).is_file():
+        lines = (fetched / PLAN).read_text(encoding="utf-8").splitlines()
+        names = [line.split("\t")[-1] for line in lines]
+        for name in names:
+            if f"'{name}'" in error.detail:
+                name = name.rpartition("@")[0] or name
+                return BuildFailed(
+                    error.detail, hint=error.hint, **{**error.extensions, "package": name}
+                )
+    return error
 
 
-def _download(
-    wheels: Path, runtime: Runtime, requirements: tuple[str, ...], build: config.Build
-) -> None:
-    """Fetch every wheel, the indirect ones too. Nothing of a package runs here."""
-    version = runtime.name.removeprefix("python")
-    pins = wheels / "requirements.txt"
-    pins.write_text("\n".join(requirements) + "\n", encoding="utf-8")
-    program = str(resources.files("appliance.sandbox").joinpath("fetch.py"))
-    command = [sys.executable, "-I", program, str(build.size_bytes_max)]
-    command += ["download", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar=off", "--quiet"]
-    command += ["--python-version", version, "--implementation", "cp"]
-    command += ["--dest", str(wheels), "--requirement", str(pins)]
-    if build.wheelhouse:
-        command += ["--no-index", "--find-links", build.wheelhouse]
-    try:
-        done = subprocess.run(  # noqa: S603 - fixed program, own arguments
-            command,
-            env=config.child_environment(PYTHONWARNINGS="ignore", TMPDIR=str(wheels)),
-            cwd=wheels,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=build.timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise BuildFailed(f"Downloading packages took over {build.timeout_s} s.") from error
-    if done.returncode:
-        raise _download_failed(done.stderr + done.stdout, requirements)
-    for path in wheels.glob("*.whl"):
-        path.chmod(0o644)
-
-
-def _download_failed(output: str, requirements: tuple[str, ...]) -> BuildFailed:
-    lines = [clean(line, 300) for line in output.splitlines() if line.strip()][-_LINES_KEPT:]
-    at_fault = next((pin for pin in _mentioned(lines, requirements)), "")
-    reason = next((line for line in reversed(lines) if line.startswith("ERROR")), "pip failed")
-    return BuildFailed(
-        f"Package '{at_fault or 'unknown'}' cannot be had as a wheel: {reason}",
-        hint="pin a version that has a wheel for this runtime, or add it to build.wheelhouse",
-        package=at_fault,
-        lines=lines,
-    )
-
-
-def _mentioned(lines: list[str], requirements: tuple[str, ...]) -> list[str]:
-    """The pins (or, failing those, the indirect requirement) that an error message names."""
-    text = "\n".join(lines)
-    named = re.findall(r"(?:satisf\w+ the requirement|distribution found for) ([^\s(;,]+)", text)
-    names = [re.sub(r"[-_.]+", "-", re.split(r"[=<>!~\[]", found)[0]).lower() for found in named]
-    pins = [pin.partition(" ")[0] for pin in requirements]
-    direct = [pin for pin in pins if re.split(r"[=\[]", pin)[0] in names]
-    return direct or named or [p for p in pins if re.split(r"[=\[]", p)[0] in text.lower()]
-
-
-def _unpacked_bytes(wheels: Path, size_bytes_max: int) -> int:
-    """What the wheels unpack to, by their own listings; the sandbox's quota holds them to it.
+def _unpacked_bytes(fetched: Path, size_bytes_max: int) -> int:
+    """About what the packages unpack to; the sandbox's quota holds them to it.
 
     Raises:
-        BuildFailed: a wheel is broken, or together they are too large.
+        BuildFailed: together they are too large.
     """
     total = 0
-    for path in sorted(wheels.glob("*.whl")):
-        try:
-            with zipfile.ZipFile(path) as wheel:
-                size = sum(member.file_size + 512 for member in wheel.infolist())
-        except (zipfile.BadZipFile, ValueError, OSError) as error:
-            package = path.name.split("-")[0]
-            raise BuildFailed(
-                f"Package '{package}': the wheel is damaged.", package=package
-            ) from error
-        total += size
+    for path in sorted(fetched.iterdir()):
+        if not path.is_file() or path.name == PLAN:
+            continue
+        total += _unpacked_bytes_of(path)
         if total > size_bytes_max:
             raise BuildFailed(
                 f"Package '{path.name.split('-')[0]}' makes the dependencies larger than "
@@ -296,6 +343,18 @@ def _unpacked_bytes(wheels: Path, size_bytes_max: int) -> int:
                 hint="build.size_bytes_max",
             )
     return total
+
+
+def _unpacked_bytes_of(path: Path) -> int:
+    size = path.stat().st_size
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as wheel:
+            return sum(member.file_size + 512 for member in wheel.infolist())
+    if path.suffix in (".tgz", ".gz") and size >= 18:
+        with path.open("rb") as data:
+            data.seek(-4, 2)  # gzip's last field: the unpacked size (RFC 1952), its maker's claim
+            return max(size, int.from_bytes(data.read(4), "little"))
+    return size * _UNREADABLE_RATIO
 
 
 def unpack(tar: Path, folder: Path, build: config.Build) -> None:
@@ -310,13 +369,19 @@ def unpack(tar: Path, folder: Path, build: config.Build) -> None:
     try:
         with tar.open("rb") as source:
             for member, pieces in tarstream.members(source, limits):
-                _write_member(member, pieces, folder)
+                write_member(member, pieces, folder)
     except (ArchiveRejected, OSError, ValueError) as error:
         reason = error.detail if isinstance(error, ArchiveRejected) else "it cannot be written."
         raise BuildFailed(f"The build returned a damaged archive: {reason}") from error
 
 
-def _write_member(member: tarstream.Member, pieces: Iterator[bytes], folder: Path) -> None:
+def write_member(member: tarstream.Member, pieces: Iterator[bytes], folder: Path) -> None:
+    """Write one member of a set's tar.
+
+    Raises:
+        ArchiveRejected: it is no regular file and no folder.
+        OSError: it is there already, or cannot be written.
+    """
     target = folder / member.path
     if member.kind == "folder":
         _make_folder(target)
@@ -338,8 +403,24 @@ def _make_folder(folder: Path) -> None:
         folder.chmod(0o755)
 
 
-def _publish(folder: Path, final: Path) -> None:
-    """Give the finished set its name at once; another build of the same set may have won."""
+def _publish(folder: Path, final: Path, runtime: Runtime, lock: tuple[Package, ...]) -> None:
+    """Give the finished set its description and its name; another build of it may have won."""
+    sizes = [path.lstat().st_size for path in folder.rglob("*") if path.is_file()]
+    about = Description(
+        key=final.name,
+        runtime=runtime.name,
+        runtime_digest=runtime.digest,
+        lock=lock,
+        size_bytes=sum(sizes),
+        files=len(sizes),
+        built_at=clock.text_from_ns(clock.now_ns()),
+    )
+    if not final.with_suffix(".json").exists():
+        _write_description(final, about)
+    _move(folder, final)
+
+
+def _move(folder: Path, final: Path) -> None:
     folder.chmod(0o755)
     with contextlib.suppress(FileExistsError, OSError):
         folder.rename(final)

@@ -10,12 +10,11 @@ Every implementation passes ``tests/conformance/executors.py``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from appliance import config
-from appliance.records import Isolation
 from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
@@ -121,14 +120,6 @@ class Executor(Protocol):
         """The GPUs there are and who holds them; the pool takes from it before ``create``."""
         ...
 
-    def require_isolation(self, isolation: Isolation) -> None:
-        """Return if sandboxes of this isolation can be made here.
-
-        Raises:
-            IsolationUnavailable: they cannot; the hint says what to install.
-        """
-        ...
-
     async def start(self) -> None:
         """Start the engine, remove what a dead predecessor left, probe the limits.
 
@@ -167,15 +158,15 @@ class Executor(Protocol):
         ...
 
     async def build(
-        self, spec: SandboxSpec, requirements: tuple[str, ...], wheels: str, sink: Sink
+        self, spec: SandboxSpec, wheels: str, sink: Sink, log: Callable[[str], None]
     ) -> None:
-        """Install wheels in a sandbox made for it and hand the resulting tar to ``sink``.
+        """Install packages in a sandbox made for it and hand the resulting tar to ``sink``.
 
         Args:
             spec: runtime and size; its load timeout is the build's deadline.
-            requirements: pins, all of them among the wheels.
-            wheels: folder name below ``data_dir/wheels``.
+            wheels: folder name below ``data_dir/wheels`` with the packages, all of them.
             sink: takes the tar piece by piece.
+            log: told each line that the installer prints.
 
         Raises:
             BuildFailed: the installer failed, ran out of room or of time.

@@ -205,6 +205,7 @@ class Link:
         self._hello = asyncio.Event()
         self._open: _Open | None = None
         self._pong: _Open | None = None
+        self._log: Callable[[str], None] | None = None
 
     async def listen(self, path: Path, *, uid: int) -> None:
         """Listen on a unix socket for processes of one user: the container's, as the host sees it.
@@ -309,8 +310,8 @@ class Link:
         compute_us = min(max(answer.compute_us, 0), request.timeout_ms * 1000)
         return Reply(content_type=answer.content_type, body=body, compute_us=compute_us)
 
-    async def build(self, header: dict[str, Any], sink: Sink) -> None:
-        """Send BUILD, hand every CHUNK to ``sink``, return after the last.
+    async def build(self, header: dict[str, Any], sink: Sink, log: Callable[[str], None]) -> None:
+        """Send BUILD, hand each line of LOG to ``log``, every CHUNK to ``sink``; to the last.
 
         Raises:
             LinkLost, GuestFault; anything ``sink`` raises.
@@ -318,6 +319,7 @@ class Link:
         exchange = self._begin(
             _Open(ident="", answer="CHUNK", body_bytes_max=CHUNK_BYTES_MAX, sink=sink)
         )
+        self._log = log
         try:
             await self._send(frame({"type": "BUILD", **header}))
             await exchange.done
@@ -487,6 +489,10 @@ class Link:
             raise LinkLost("a LOG frame is over its cap")
         data = await reader.readexactly(body_bytes) if body_bytes else b""
         self.logs.add(header.stream, data, header.dropped)
+        if self._log is not None:
+            for line in data.decode("utf-8", "replace").splitlines()[:LOG_LINES_MAX]:
+                if line.strip():
+                    self._log(clean(line, 300))
         await bucket.pay(body_bytes)
 
 

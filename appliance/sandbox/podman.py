@@ -30,8 +30,7 @@ from appliance.errors import (
     PodmanUnavailable,
     RuntimeMissing,
 )
-from appliance.records import Isolation
-from appliance.sandbox import hardening, images, kernel, limits, tiers
+from appliance.sandbox import hardening, images, kernel, limits
 from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.gpu import Gpus
 from appliance.sandbox.gpu_place import Places
@@ -221,12 +220,10 @@ class PodmanExecutor:
 
     async def create(self, spec: SandboxSpec) -> PodmanSandbox:
         """See ``Executor.create``."""
-        self.require_isolation(spec.isolation)
         return await self._make(spec, await self._accepted_level())
 
     async def create_ahead(self, key: ZygoteKey) -> PodmanSandbox:
         """See ``Executor.create_ahead``."""
-        self.require_isolation(key.isolation)
         sandbox = await self._make(key.spec, await self._accepted_level(), key=key)
         self._importing.add(sandbox)
         try:
@@ -242,10 +239,6 @@ class PodmanExecutor:
         sandbox.ready_ahead()
         await sandbox.freeze()
         return sandbox
-
-    def require_isolation(self, isolation: Isolation) -> None:
-        """See ``Executor.require_isolation``."""
-        tiers.require(isolation)
 
     def has_installed(self, key: ZygoteKey) -> bool:
         """See ``Executor.has_installed``."""
@@ -283,7 +276,7 @@ class PodmanExecutor:
         return report.level
 
     async def build(
-        self, spec: SandboxSpec, requirements: tuple[str, ...], wheels: str, sink: Sink
+        self, spec: SandboxSpec, wheels: str, sink: Sink, log: Callable[[str], None]
     ) -> None:
         """See ``Executor.build``."""
         await self._probe_if_possible()
@@ -291,7 +284,7 @@ class PodmanExecutor:
             raise LimitsUnenforced(f"Nothing may run: {self._limits.detail}")
         sandbox = await self._make(spec, self._limits.level, wheels=wheels)
         try:
-            await sandbox.build(requirements, sink)
+            await sandbox.build(sink, log)
         finally:
             await sandbox.destroy()
 

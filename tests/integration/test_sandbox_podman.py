@@ -27,6 +27,7 @@ from appliance.errors import (
     RuntimeMissing,
 )
 from appliance.sandbox import dependencies, images, kernel
+from appliance.sandbox.packages import wheels
 from appliance.sandbox.podman import PodmanExecutor
 from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import MIB, Request
@@ -292,28 +293,36 @@ async def test_dependencies_are_built_once_and_need_no_network_after(
     podman_executor: PodmanExecutor, runtime: images.Runtime
 ) -> None:
     steps: list[str] = []
-    pins = dependencies.parse_requirements("six==1.17.0")
+    pins = wheels.parse_requirements("six==1.17.0")
+    data_dir = podman_executor.data_dir
+    known = [about.key for about in dependencies.described(data_dir) if len(about.lock) == 1]
+    for key in (*known, dependencies.request_key(runtime, pins)):
+        dependencies.remove(data_dir, key)
     built = await dependencies.ensure(
         podman_executor, runtime, pins, config.Build(), lambda step, _: steps.append(step)
     )
     nowhere = config.Build(wheelhouse="/nonexistent")
     again = await dependencies.ensure(podman_executor, runtime, pins, nowhere, lambda *_: None)
     assert built == again
-    folder = podman_executor.data_dir / "deps" / built
+    assert [(one.name, one.version, one.digest[:7]) for one in built.lock] == [
+        ("six", "1.17.0", "sha256:")
+    ]
+    assert any("Successfully installed six-1.17.0" in step for step in steps), "no streamed log"
+    folder = podman_executor.data_dir / "deps" / built.key
     assert (folder / "six.py").exists()
     assert list((folder / "__pycache__").glob("six.*.pyc"))
     files = {"model.py": b"import six\n" + RUN_MODEL}
-    async with box(podman_executor, spec_of(deps_key=built), files) as one:
+    async with box(podman_executor, spec_of(deps_key=built.key), files) as one:
         assert await one.run("import six; answer = six.__version__") == "1.17.0"
         assert await one.run("import six; answer = six.__file__") == "/deps/six.py"
     assert not [p for p in (podman_executor.data_dir / "deps").iterdir() if p.name[0] == "."]
-    assert not list((podman_executor.data_dir / "wheels").iterdir())
+    assert not list((podman_executor.data_dir / "wheels").glob(".build-*"))
 
 
 async def test_a_package_without_a_wheel_is_named(
     podman_executor: PodmanExecutor, runtime: images.Runtime, tmp_path: Path
 ) -> None:
-    pins = dependencies.parse_requirements("no-such-package-anywhere==1.0")
+    pins = wheels.parse_requirements("no-such-package-anywhere==1.0")
     build = config.Build(wheelhouse=str(tmp_path))
     with pytest.raises(BuildFailed) as caught:
         await dependencies.ensure(podman_executor, runtime, pins, build, lambda *_: None)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from appliance import clock
 from appliance.errors import (
     InvokeTimeout,
-    IsolationUnavailable,
     LoadFailed,
     LoadTimeout,
     ModelRaised,
@@ -24,7 +23,6 @@ from appliance.errors import (
     RunnerCrashed,
     RunnerProtocol,
 )
-from appliance.records import Isolation
 from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
@@ -249,10 +247,6 @@ class FakeExecutor:
         self.made_ahead += 1
         return sandbox
 
-    def require_isolation(self, isolation: Isolation) -> None:
-        if isolation == "gvisor":
-            raise IsolationUnavailable("A fake executor has no gVisor.")
-
     def has_installed(self, key: ZygoteKey) -> bool:
         return key.deps_key not in self.gone
 
@@ -260,7 +254,7 @@ class FakeExecutor:
         self.held.append(held)
 
     async def build(
-        self, spec: SandboxSpec, requirements: tuple[str, ...], wheels: str, sink: Sink
+        self, spec: SandboxSpec, wheels: str, sink: Sink, log: Callable[[str], None]
     ) -> None:
         raise NotImplementedError
 

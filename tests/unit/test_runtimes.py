@@ -26,7 +26,7 @@ def parse(runtime: str, entry: str, more: str = "") -> object:
 def test_a_language_is_complete(name: str) -> None:
     language = RUNTIMES[name]
     assert language.name == name
-    for file in (language.runner, *language.helpers, language.builder):
+    for file in (language.runner, *language.helpers, language.builder, *language.build_helpers):
         assert not file or GUEST.joinpath(file).is_file(), file
     for part in language.command:
         if part.startswith("/run/app/"):
@@ -65,7 +65,7 @@ def test_an_unknown_runtime_is_answered_with_those_there_are(name: str) -> None:
     assert "build" not in caught.value.detail.partition("there is:")[2]
 
 
-@pytest.mark.parametrize("name", [name for name in names() if not RUNTIMES[name].builder])
+@pytest.mark.parametrize("name", [name for name in names() if not RUNTIMES[name].packager])
 def test_requirements_are_refused_where_nothing_installs_them(name: str) -> None:
     with pytest.raises(ManifestInvalid, match=r"appliance.toml:3: requirements"):
         parse(name, RUNTIMES[name].entry_example, 'requirements = ["numpy==2.0.0"]\n')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pytest
 
 from appliance import config
 from appliance.errors import BuildFailed, ManifestInvalid
+from appliance.records import Package
 from appliance.sandbox import dependencies
 from appliance.sandbox.images import Runtime
+from appliance.sandbox.packages import wheels
 
 RUNTIME = Runtime(name="python3.11", digest="sha256:a", packages=(), built_at="", rootfs=Path("/"))
 HASH = "--hash=sha256:" + "a" * 64
@@ -33,7 +36,7 @@ HASH = "--hash=sha256:" + "a" * 64
     ],
 )
 def test_pins_are_read(text: str, pins: tuple[str, ...]) -> None:
-    assert dependencies.parse_requirements(text) == pins
+    assert wheels.parse_requirements(text) == pins
 
 
 @pytest.mark.parametrize(
@@ -47,23 +50,27 @@ def test_pins_are_read(text: str, pins: tuple[str, ...]) -> None:
 )  # fmt: skip
 def test_anything_else_is_refused_by_its_line(line: str) -> None:
     with pytest.raises(ManifestInvalid, match="requirements:2"):
-        dependencies.parse_requirements(f"a==1\n{line}\n")
+        wheels.parse_requirements(f"a==1\n{line}\n")
 
 
 def test_two_versions_of_a_package_are_refused() -> None:
-    with pytest.raises(ManifestInvalid, match=r"line 2.*twice"):
-        dependencies.parse_requirements("a-b==1\nA_B==2")
+    with pytest.raises(ManifestInvalid, match=r"requirements:2.*twice"):
+        wheels.parse_requirements("a-b==1\nA_B==2")
 
 
-def test_the_key_depends_on_runtime_and_pins_not_their_order() -> None:
-    import dataclasses
-
-    one = dependencies.key(RUNTIME, ("a==1", "b==2"))
-    assert one == dependencies.key(RUNTIME, ("b==2", "a==1"))
+def test_the_key_is_that_of_runtime_and_packages_not_of_how_they_were_asked_for() -> None:
+    a = Package(name="a", version="1", digest="sha256:1")
+    b = Package(name="b", version="2", digest="sha256:2")
+    one = dependencies.lock_key("sha256:r", (a, b))
+    assert one == dependencies.lock_key("sha256:r", (b, a))
     assert len(one) == 32
-    other = dataclasses.replace(RUNTIME, digest="sha256:b")
-    assert one != dependencies.key(other, ("a==1", "b==2"))
-    assert one != dependencies.key(RUNTIME, ("a==1",))
+    others = [
+        dependencies.lock_key("sha256:s", (a, b)),
+        dependencies.lock_key("sha256:r", (a,)),
+        dependencies.lock_key("sha256:r", (a, dataclasses.replace(b, version="3"))),
+        dependencies.lock_key("sha256:r", (a, dataclasses.replace(b, digest="sha256:3"))),
+    ]
+    assert len({one, *others}) == 5
 
 
 def tar(path: Path, *members: tuple[str, bytes, bytes | None]) -> Path:
@@ -134,7 +141,7 @@ def test_a_wheel_and_what_it_requires_are_fetched(tmp_path: Path) -> None:
     _wheel(tmp_path / "house", "two")
     (tmp_path / "wheels").mkdir()
     build = config.Build(wheelhouse=str(tmp_path / "house"))
-    dependencies._download(tmp_path / "wheels", RUNTIME, ("one==1.0",), build)
+    wheels.download(tmp_path / "wheels", RUNTIME, ("one==1.0",), build, print)
     assert len(list((tmp_path / "wheels").glob("*.whl"))) == 2
 
 
@@ -152,7 +159,7 @@ def test_a_requirement_by_address_is_refused_and_its_code_never_runs(tmp_path: P
     (tmp_path / "wheels").mkdir()
     build = config.Build(wheelhouse=str(tmp_path / "house"))
     with pytest.raises(BuildFailed, match="address"):
-        dependencies._download(tmp_path / "wheels", RUNTIME, ("nice==1.0",), build)
+        wheels.download(tmp_path / "wheels", RUNTIME, ("nice==1.0",), build, print)
     assert not ran.exists()
 
 
@@ -177,12 +184,41 @@ def test_what_a_killed_build_left_is_removed_and_nothing_else(tmp_path: Path) ->
     assert left == ["deps", "deps/" + "a" * 32, "wheels"]
 
 
+def test_a_set_of_an_earlier_release_still_answers_its_requirements(tmp_path: Path) -> None:
+    pins = ("a==1", "b==2 " + HASH)
+    name = dependencies.request_key(RUNTIME, pins)
+    (tmp_path / "deps" / name).mkdir(parents=True)
+    assert dependencies.undescribed(tmp_path) == (name,)
+    found = dependencies._known(tmp_path, name, pins)
+    assert found is not None
+    assert found.key == name
+    assert [(one.name, one.version) for one in found.lock] == [("a", "1"), ("b", "2")]
+
+
+def test_a_set_is_known_by_what_was_asked_for_until_it_is_removed(tmp_path: Path) -> None:
+    lock = (Package(name="a", version="1", digest="sha256:1"),)
+    key = dependencies.lock_key(RUNTIME.digest, lock)
+    (tmp_path / "deps/.build-x").mkdir(parents=True)
+    (tmp_path / "deps/.build-x/a.py").write_bytes(b"12345")
+    dependencies._publish(tmp_path / "deps/.build-x", tmp_path / "deps" / key, RUNTIME, lock)
+    dependencies._remember(tmp_path / "deps" / key, "r1")
+    dependencies._remember(tmp_path / "deps" / key, "r2")
+    (about,) = dependencies.described(tmp_path)
+    assert (about.lock, about.size_bytes, about.files, about.requests) == (lock, 5, 1, ("r1", "r2"))
+    assert dependencies._known(tmp_path, "r2", ()) == dependencies.Built(key=key, lock=lock)
+    assert dependencies._known(tmp_path, "r3", ()) is None
+    dependencies.remove(tmp_path, key)
+    dependencies.remove(tmp_path, key)
+    assert list((tmp_path / "deps").iterdir()) == []
+    assert dependencies._known(tmp_path, "r2", ()) is None
+
+
 def test_the_package_at_fault_is_named() -> None:
     output = (
         "ERROR: Could not find a version that satisfies the requirement scikit_learn==9.9 "
         "(from versions: 1.0)\nERROR: No matching distribution found for scikit_learn==9.9\n"
     )
-    failed = dependencies._download_failed(output, ("numpy==1", "scikit-learn==9.9"))
+    failed = wheels.download_failed(output, ("numpy==1", "scikit-learn==9.9"))
     assert "scikit-learn==9.9" in failed.detail
     assert failed.extensions["package"] == "scikit-learn==9.9"
     assert len(failed.extensions["lines"]) == 2

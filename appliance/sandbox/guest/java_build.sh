@@ -10,7 +10,7 @@ if [ ! -f "$source" ]; then
 fi
 sources=/run/app/JavaRunner.java
 case $source in *.java) sources="$sources $source" ;; esac
-classpath=$APPLIANCE_PATH:$APPLIANCE_PATH/*:$APPLIANCE_PATH/lib/*
+classpath=$APPLIANCE_PATH:$APPLIANCE_PATH/*:$APPLIANCE_PATH/lib/*${APPLIANCE_DEPS:+:$APPLIANCE_DEPS/*}
 options='-J-Xmx384m -J-XX:+UseSerialGC -J-XX:-UsePerfData -J-XX:TieredStopAtLevel=1'
 mkdir /tmp/classes
 # shellcheck disable=SC2086

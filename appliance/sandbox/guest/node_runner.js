@@ -284,6 +284,10 @@ function report(channel, id, error) {
 async function load(channel, header) {
   const folder = header.path || '/model';
   await unpack(new Chunks(channel), folder);
+  const own = path.join(folder, 'node_modules');
+  if (header.deps && !fs.existsSync(own)) { // where require() and import both look
+    fs.symlinkSync(path.join(header.deps, 'node_modules'), own);
+  }
   process.chdir(folder);
   return predictorOf(header.entry, folder);
 }

@@ -65,19 +65,39 @@ def receive(link: socket.socket) -> dict[str, Any]:
     return header
 
 
-def install(wheels: str, requirements: list[str]) -> list[str]:
-    """Install and compile; the last lines of the output if it fails, else an empty list."""
-    pip = [sys.executable, "-I", "-c", PIP, f"{wheels}/tool", "install", "--no-index"]
-    pip += ["--find-links", wheels, "--only-binary=:all:", "--no-cache-dir", "--no-compile"]
-    pip += ["--disable-pip-version-check", "--no-warn-script-location", "--no-input", "--quiet"]
-    pip += ["--root-user-action=ignore", "--target", OUT, *requirements]
+def install(sender: Sender, wheels: str) -> list[str]:
+    """Install every wheel and compile; the last lines of the output if it fails, else none."""
+    files = sorted(f"{wheels}/{name}" for name in os.listdir(wheels) if name.endswith(".whl"))
+    pip = [sys.executable, "-I", "-c", PIP, f"{wheels}/tool", "install", "--no-index", "--no-deps"]
+    pip += ["--only-binary=:all:", "--no-cache-dir", "--no-compile", "--progress-bar=off"]
+    pip += ["--disable-pip-version-check", "--no-warn-script-location", "--no-input"]
+    pip += ["--root-user-action=ignore", "--target", OUT, *files]
     compile_all = [sys.executable, "-I", "-m", "compileall", "-q", "-j", "2"]
     compile_all += ["--invalidation-mode", "unchecked-hash", OUT]
     for command, must in ((pip, True), (compile_all, False)):
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if must and done.returncode:
-            return (done.stderr + done.stdout).splitlines()[-40:] or ["the installer failed"]
+        code, lines = run(sender, command)
+        if must and code:
+            return lines or ["the installer failed"]
     return []
+
+
+def run(sender: Sender, command: list[str]) -> tuple[int, list[str]]:
+    """Run a command; its exit status and last lines. What it says is sent as LOG meanwhile."""
+    lines: list[str] = []
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    with process:
+        for line in process.stdout or ():
+            lines = [*lines[-40:], line.rstrip()]
+            log = {"type": "LOG", "stream": "stdout", "dropped": 0}
+            sender.frame(log, line.encode()[:8192])
+    return process.returncode, lines
 
 
 def main() -> None:
@@ -89,7 +109,7 @@ def main() -> None:
     hello = {"type": "HELLO", "proto": 1, "role": "runner", "runtime": "python-build"}
     sender.frame({**hello, "version": version, "concurrency": 1})
     header = receive(link)
-    lines = install(str(header["wheels"]), header["requirements"])
+    lines = install(sender, str(header["wheels"]))
     if lines:
         lines = [line[:300] for line in lines][-30:]
         detail = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])

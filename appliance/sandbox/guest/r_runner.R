@@ -287,6 +287,7 @@ local({
 
   serve <- function() {
     started <- proc.time()[[3]]
+    if (nzchar(Sys.getenv("APPLIANCE_DEPS"))) .libPaths(Sys.getenv("APPLIANCE_DEPS"))
     predict <- guarded("", predictor(Sys.getenv("APPLIANCE_ENTRY"), Sys.getenv("APPLIANCE_PATH")))
     if (!is.null(predict)) {
       send(paste0("{\"type\":\"READY\",\"compute_us\":", microseconds(started), "}"))

@@ -282,8 +282,17 @@ module ApplianceRunner
     folder = header['path'] || '/model'
     unpack(Chunks.new(channel), folder)
     Dir.chdir(folder)
-    $LOAD_PATH.unshift(*[folder, header['deps']].reject { |part| part.to_s.empty? })
+    $LOAD_PATH.unshift(folder)
+    use_gems(header['deps'].to_s)
     predictor(header['entry'].to_s, folder)
+  end
+
+  # Have `require` find the installed gems; RubyGems itself is loaded only where there are some.
+  def use_gems(home)
+    return if home.empty?
+
+    require 'rubygems'
+    Gem.use_paths(home, [home, *Gem.default_path])
   end
 
   def serve(channel)

@@ -37,7 +37,7 @@ JAVA_17 = Language(
         "-XX:-UsePerfData",
         "-Djdk.nio.maxCachedBufferSize=262144",
         "-cp",
-        "/model/bin/model.jar:/model/*:/model/lib/*:/model",
+        "/model/bin/model.jar:/model/*:/model/lib/*:/model:/deps/*",
         "JavaRunner",
         memory="OutOfMemoryError|insufficient memory for the Java",
     ),
@@ -47,6 +47,7 @@ JAVA_17 = Language(
     setup=_SETUP,
     finish=_FINISH,
     own_threads=24,
+    packager="jars",
     compiler="java17-build",
     compiled="bin/model.jar",
 )

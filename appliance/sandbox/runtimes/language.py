@@ -25,15 +25,16 @@ class Language:
     """One runtime: what its root folder holds and how its runner starts.
 
     ``packages`` are distribution packages; ``proof`` is a file that must exist in the built root
-    folder; ``runner`` and ``builder`` are files of ``guest/`` copied next to the socket, and so
-    are the ``helpers`` of the runner. In ``command`` ``{heap_mb}`` stands for ``heap_share`` of
-    the version's memory. ``entry_pattern`` is what the manifest's ``entry`` must look like in
-    full, ``entry_example`` shows one. ``own_threads`` is how many threads the language itself
-    needs beside those the version asked for. ``setup`` and ``finish`` are commands before and
-    after the packages are put into the root folder (``$1``). A runtime with a ``compiler`` runs
-    what that other runtime made of the artifact at its registration, the file ``compiled``; a
-    runtime that ``is_compiler`` runs no versions of its own. A runner that ``imports_ahead``
-    understands IMPORT.
+    folder; ``runner`` and ``builder`` are files of ``guest/`` copied next to the socket, and so are
+    their ``helpers`` and ``build_helpers``. ``packager`` names how packages come
+    (``packages.PACKAGERS``), empty where none are installed. In ``command`` ``{heap_mb}`` stands
+    for ``heap_share`` of the version's memory. ``entry_pattern`` is what the manifest's ``entry``
+    must look like in full, ``entry_example`` shows one. ``own_threads`` is how many threads the
+    language itself needs beside those the version asked for. ``setup`` and ``finish`` are commands
+    before and after the packages are put into the root folder (``$1``). A runtime with a
+    ``compiler`` runs what that other runtime made of the artifact at its registration, the file
+    ``compiled``; a runtime that ``is_compiler`` runs no versions of its own. A runner that
+    ``imports_ahead`` understands IMPORT.
     """
 
     name: str
@@ -41,7 +42,9 @@ class Language:
     proof: str
     runner: str
     command: tuple[str, ...]
+    packager: str = ""
     builder: str = ""
+    build_helpers: tuple[str, ...] = ()
     build_command: tuple[str, ...] = ()
     helpers: tuple[str, ...] = ()
     entry_pattern: str = ""
@@ -60,6 +63,14 @@ class Language:
         """The command of a sandbox that has this much memory."""
         heap_mb = max(16, int(memory_bytes * self.heap_share) // _MIB)
         return tuple(part.replace("{heap_mb}", str(heap_mb)) for part in self.command)
+
+
+NATIVE_BUILDER = "native_builder.pl"
+
+
+def built_by(script: str, name: str) -> tuple[str, ...]:
+    """The command of a builder that is one shell script."""
+    return ("/usr/bin/perl", f"/run/app/{NATIVE_BUILDER}", name, "/bin/sh", f"/run/app/{script}")
 
 
 def monitored(*command: str, memory: str) -> tuple[str, ...]:

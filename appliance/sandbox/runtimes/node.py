@@ -7,7 +7,14 @@ Read next: ``guest/node_runner.js`` (what runs inside).
 
 from __future__ import annotations
 
-from appliance.sandbox.runtimes.language import BASE_PACKAGES, MONITOR, Language, monitored
+from appliance.sandbox.runtimes.language import (
+    BASE_PACKAGES,
+    MONITOR,
+    NATIVE_BUILDER,
+    Language,
+    built_by,
+    monitored,
+)
 
 NODE_18 = Language(
     name="node18",
@@ -22,7 +29,11 @@ NODE_18 = Language(
         "/run/app/node_runner.js",
         memory="heap out of memory|process out of memory|Zone Allocation failed",
     ),
-    environment={"UV_THREADPOOL_SIZE": "2", "NODE_PATH": "/model/node_modules"},
+    environment={"UV_THREADPOOL_SIZE": "2", "NODE_PATH": "/model/node_modules:/deps/node_modules"},
+    packager="npm",
+    builder=NATIVE_BUILDER,
+    build_helpers=("node_build.sh",),
+    build_command=built_by("node_build.sh", "node-build"),
     entry_pattern=r"[\w][\w./-]{0,127}\.c?js:[A-Za-z_$][\w$.]{0,127}",
     entry_example="model.js:Model",
     own_threads=12,

@@ -34,6 +34,7 @@ PYTHON_3_11 = Language(
         "python_mlflow.py",
     ),
     imports_ahead=True,
+    packager="wheels",
     builder="python_builder.py",
     build_command=("/usr/bin/python3.11", "-I", "-B", "/run/app/python_builder.py"),
     entry_pattern=r"[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}"

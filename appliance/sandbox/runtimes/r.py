@@ -7,7 +7,14 @@ Read next: ``guest/r_runner.R`` (what runs inside), ``guest/native_runner.pl`` (
 
 from __future__ import annotations
 
-from appliance.sandbox.runtimes.language import BASE_PACKAGES, MONITOR, Language, monitored
+from appliance.sandbox.runtimes.language import (
+    BASE_PACKAGES,
+    MONITOR,
+    NATIVE_BUILDER,
+    Language,
+    built_by,
+    monitored,
+)
 
 R_4_2 = Language(
     name="r4.2",
@@ -29,6 +36,10 @@ R_4_2 = Language(
         memory="cannot allocate",
     ),
     environment={"R_HOME": "/usr/lib/R", "R_SHARE_DIR": "/usr/share/R/share"},
+    packager="cran",
+    builder=NATIVE_BUILDER,
+    build_helpers=("r_build.sh",),
+    build_command=built_by("r_build.sh", "r-build"),
     # A function of a source file; or a fitted model, with or without the type of prediction.
     entry_pattern=(
         r"[\w][\w./-]{0,127}\.(?:(?:R|r):[A-Za-z.][\w.]{0,127}|(?:rds|RDS)(?::[a-z][\w.]{0,31})?)"

@@ -7,7 +7,14 @@ Read next: ``guest/ruby_runner.rb`` (what runs inside).
 
 from __future__ import annotations
 
-from appliance.sandbox.runtimes.language import BASE_PACKAGES, MONITOR, Language, monitored
+from appliance.sandbox.runtimes.language import (
+    BASE_PACKAGES,
+    MONITOR,
+    NATIVE_BUILDER,
+    Language,
+    built_by,
+    monitored,
+)
 
 RUBY_3_1 = Language(
     name="ruby3.1",
@@ -21,6 +28,10 @@ RUBY_3_1 = Language(
         "/run/app/ruby_runner.rb",
         memory="failed to allocate memory",
     ),
+    packager="gems",
+    builder=NATIVE_BUILDER,
+    build_helpers=("ruby_build.sh",),
+    build_command=built_by("ruby_build.sh", "ruby-build"),
     entry_pattern=r"[\w][\w./-]{0,127}\.rb:[A-Z][\w:]{0,127}",
     entry_example="model.rb:Model",
     own_threads=2,
