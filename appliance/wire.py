@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -114,7 +115,7 @@ class Request:
         return any(part.split(";")[0].strip() == media_type for part in wanted.split(","))
 
     async def chunks(
-        self, limit_bytes: int, *, rate_min: int | None = None
+        self, limit_bytes: int, *, rate_min: int | None = None, codings: tuple[str, ...] = ()
     ) -> AsyncIterator[bytes]:
         """The body in pieces as they arrive.
 
@@ -122,6 +123,7 @@ class Request:
             limit_bytes: most bytes accepted; a larger Content-Length is refused unread.
             rate_min: bytes a second that each received byte buys in extra time; ``None`` for one
                 fixed deadline.
+            codings: content codings that may be passed on as they came.
 
         Raises:
             TooLarge: the body is, or says it will be, larger than the limit.
@@ -129,7 +131,7 @@ class Request:
             Malformed: the caller hung up in the middle.
             UnsupportedMedia: it is compressed.
         """
-        require_length(self.headers, limit_bytes)
+        require_length(self.headers, limit_bytes, codings)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.body_timeout_s
         received = 0
@@ -153,10 +155,19 @@ class Request:
             if not message.get("more_body", False):
                 return
 
-    async def body(self, limit_bytes: int) -> bytes:
-        """The whole body; raises like ``chunks``."""
-        pieces = [piece async for piece in self.chunks(limit_bytes)]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    async def body(self, limit_bytes: int, *, codings: tuple[str, ...] = ()) -> bytes:
+        """The whole body; raises like ``chunks``.
+
+        Args:
+            limit_bytes: most bytes accepted, on the wire and unpacked.
+            codings: of ``gzip`` and ``deflate``, the content codings that are undone.
+        """
+        pieces = [piece async for piece in self.chunks(limit_bytes, codings=codings)]
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        coding = self.header("content-encoding").strip().lower()
+        if coding in ("", "identity"):
+            return body
+        return await asyncio.to_thread(inflated, body, coding, limit_bytes)
 
     async def json(self, shape: type[T], *, limit_bytes: int = JSON_BODY_MAX) -> T:
         """The body as a JSON document of this shape; unknown members are refused.
@@ -242,16 +253,38 @@ def query_from_bytes(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def require_length(headers: tuple[tuple[bytes, bytes], ...], limit_bytes: int) -> None:
-    """Refuse from the headers alone a body that is too large or compressed."""
+def require_length(
+    headers: tuple[tuple[bytes, bytes], ...], limit_bytes: int, codings: tuple[str, ...] = ()
+) -> None:
+    """Refuse from the headers alone a body that is too large or compressed some other way."""
     coding = header(headers, "content-encoding").strip().lower()
-    if coding not in ("", "identity"):
-        raise UnsupportedMedia("Compressed bodies (Content-Encoding) are not accepted.")
+    if coding not in ("", "identity", *codings):
+        known = f" other than {' and '.join(codings)}" if codings else ""
+        raise UnsupportedMedia(f"Compressed bodies (Content-Encoding){known} are not accepted.")
     length = header(headers, "content-length")
     if length and (not length.isascii() or not length.isdigit() or len(length) > 18):
         raise Malformed("Content-Length is not a number.")
     if length and int(length) > limit_bytes:
         raise too_large(limit_bytes)
+
+
+def inflated(body: bytes, coding: str, limit_bytes: int) -> bytes:
+    """An unpacked gzip or deflate (zlib) body, read no further than the limit. Blocking.
+
+    Raises:
+        TooLarge: it unpacks to more.
+        Malformed: it is not whole, or not of this coding.
+    """
+    unpacker = zlib.decompressobj(wbits=31 if coding == "gzip" else 15)
+    try:
+        found = unpacker.decompress(body, limit_bytes + 1)
+    except zlib.error as error:
+        raise Malformed(f"The body is not the {coding} it says it is.") from error
+    if len(found) > limit_bytes:
+        raise too_large(limit_bytes)
+    if not unpacker.eof or unpacker.unused_data:
+        raise Malformed(f"The {coding} body is not whole.")
+    return found
 
 
 def too_large(limit_bytes: int) -> TooLarge:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appliance.api import admin, health, native, pages
+from appliance.api import admin, health, inference, native, pages
 from appliance.api.dispatch import Application
 from appliance.api.operation import Table
 from appliance.node import Node
@@ -32,7 +32,15 @@ class Applications:
 
 def table() -> Table:
     """Every operation of every contract."""
-    return Table((*native.OPERATIONS, *health.OPERATIONS, *pages.OPERATIONS, *admin.OPERATIONS))
+    return Table(
+        (
+            *native.OPERATIONS,
+            *inference.OPERATIONS,
+            *health.OPERATIONS,
+            *pages.OPERATIONS,
+            *admin.OPERATIONS,
+        )
+    )
 
 
 def build(node: Node, front: Front, *, policy: Policy | None = None) -> Applications:

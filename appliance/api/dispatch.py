@@ -18,7 +18,7 @@ from typing import Any
 from starlette.routing import Route, Router
 
 from appliance import clock, wire
-from appliance.api.operation import PUBLIC, Operation, Table
+from appliance.api.operation import PROBLEM, PUBLIC, Operation, Table
 from appliance.auth import ANONYMOUS, Principal, Scheme, authenticate
 from appliance.auth.api_key import ApiKeyScheme
 from appliance.auth.peer import PeerScheme
@@ -120,7 +120,7 @@ class Application:
         self._keys: tuple[Services, ApiKeyScheme] | None = None
         paths = table.by_path(admin=is_admin)
         # Calls first: the router tries its routes in order.
-        order = sorted(paths, key=lambda path: not path.endswith("/invoke"))
+        order = sorted(paths, key=lambda path: not path.endswith(("/invoke", "/infer")))
         self._router = Router(
             routes=[Route(path, endpoint=_Endpoint(self, paths[path])) for path in order],
             default=self._unmatched,
@@ -175,7 +175,8 @@ class Application:
             self._record_refusal(course, problem)
         principal = course.principal
         is_owner = principal is not None and (principal.kind == "peer" or principal.role == "owner")
-        return wire.problem_reply(problem, course.id, is_owner=is_owner)
+        form = course.operation.form if course.operation else PROBLEM
+        return form.render(problem, course.id, is_owner=is_owner)
 
     async def _handle(
         self, course: _Course, scope: Scope, receive: Receive, methods: dict[str, Operation]

@@ -27,7 +27,7 @@ from appliance.errors import (
     UnsupportedMedia,
 )
 from appliance.records import NAME_PATTERN
-from appliance.wire import JSON, PROBLEM_JSON
+from appliance.wire import JSON
 
 _REF = "#/components/schemas/{name}"
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -167,7 +167,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
         titles = "; ".join(problem.title for problem in problems)
         responses[str(status)] = {
             "description": f"{titles} ({slugs})",
-            "content": {PROBLEM_JSON: {"schema": {"$ref": _REF.format(name="Problem")}}},
+            "content": {operation.form.media_type: {"schema": operation.form.schema}},
         }
     return responses
 

@@ -1,7 +1,7 @@
 """One row of the route table: an operation declares everything before it can be served.
 
-Owns: ``Operation`` and ``Table``, which refuses an operation without a permission, a summary or a
-documented reply.
+Owns: ``Operation``, ``RefusalForm`` and ``Table``, which refuses an operation without a permission,
+a summary or a documented reply.
 Never: runs a handler (``dispatch``) or renders documentation (``openapi``).
 Read next: ``api.native`` and ``api.admin`` (the rows), ``dispatch`` (what happens to a request).
 """
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from appliance.errors import ApplianceError
 from appliance.policy import PERMISSIONS
-from appliance.wire import Reply
+from appliance.wire import PROBLEM_JSON, Reply, problem_reply
 
 PUBLIC = "public"
 """The permission of an operation anybody may use; it sees no tenant's data."""
@@ -35,6 +35,26 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalForm:
+    """How a contract writes a problem: its media type, its JSON Schema, and what renders it.
+
+    ``render`` takes what ``wire.problem_reply`` takes.
+    """
+
+    media_type: str
+    schema: dict[str, Any]
+    render: Callable[..., Reply]
+
+
+PROBLEM = RefusalForm(
+    media_type=PROBLEM_JSON,
+    schema={"$ref": "#/components/schemas/Problem"},
+    render=problem_reply,
+)
+"""The appliance's own form (RFC 9457)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method on one path.
 
@@ -47,6 +67,7 @@ class Operation:
         reply: shape of the JSON answer, or the media type of a raw one; ``None`` for no content.
         needs_store: False for the few that answer while the appliance is sealed.
         admin_only: served on the admin socket only.
+        form: how its problems are written.
     """
 
     method: Method
@@ -62,6 +83,7 @@ class Operation:
     problems: tuple[type[ApplianceError], ...] = ()
     needs_store: bool = True
     admin_only: bool = False
+    form: RefusalForm = PROBLEM
 
     @property
     def id(self) -> str:

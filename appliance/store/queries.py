@@ -39,6 +39,25 @@ class ModelStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VersionStats:
+    """Every call of one version so far; times are sums in microseconds.
+
+    ``ok_us`` is the part of ``total_us`` that calls without an error took; ``last_ns`` is when the
+    last one ended.
+    """
+
+    model_id: str
+    number: int
+    calls: int
+    errors: int
+    total_us: int
+    ok_us: int
+    queue_us: int
+    compute_us: int
+    last_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MinuteStats:
     """Calls that ended in one minute; ``minute_ns`` is its start."""
 
@@ -169,6 +188,18 @@ class Queries:
             parameters,
         )
         return _stats(rows, range(first, last + 1, _MINUTE_NS))
+
+    async def version_stats(self, *, tenant_id: str) -> list[VersionStats]:
+        """Calls of each of a tenant's versions that was ever called, by model and number."""
+        rows = await self._ask(
+            "SELECT model_id, number, count(*), count(*) FILTER (code <> 'ok'), "
+            "sum(total_us)::BIGINT, coalesce(sum(total_us) FILTER (code = 'ok'), 0)::BIGINT, "
+            "sum(queue_us)::BIGINT, sum(compute_us)::BIGINT, max(time_ns) FROM call "
+            "WHERE tenant_id = ? GROUP BY model_id, number ORDER BY model_id, number",
+            [tenant_id],
+        )
+        names = VersionStats.__slots__
+        return [VersionStats(**dict(zip(names, row, strict=True))) for row in rows]
 
     async def usage(
         self, *, since_ns: int, until_ns: int, tenant_id: str | None = None

@@ -96,29 +96,30 @@ async def test_every_bad_key_gets_one_and_the_same_401_everywhere(stage: Stage) 
         for how, headers in presented.items():
             answer = await stage.send(operation, headers)
             assert answer.status_code == 401, (name_of(operation), how, answer.text)
-            seen.add(without_request_id(answer))
-    assert len(seen) == 1
+            seen.add((operation.form.media_type, without_request_id(answer)))
+    assert len(seen) == len({media_type for media_type, _ in seen})  # one a contract's form
     assert len(GUARDED) >= 30
 
 
 async def test_a_key_in_the_address_or_two_of_them_are_refused_with_400(stage: Stage) -> None:
     good = stage.owner
-    seen: dict[str, set[Any]] = {"address": set(), "two": set()}
+    seen: dict[tuple[str, str], set[Any]] = {}
     for operation in GUARDED:
+        form = operation.form.media_type
         for query in (f"?api_key={good}", f"?x={good}&y=1", f"?{good}", f"?a%3D{good}"):
             answer = await stage.send(operation, bearer(good), query)
             assert answer.status_code == 400, (name_of(operation), query, answer.text)
             assert good not in answer.text
-            seen["address"].add(without_request_id(answer))
+            seen.setdefault(("address", form), set()).add(without_request_id(answer))
         answer = await stage.send(operation, bearer(good) * 2)
         assert answer.status_code == 400, (name_of(operation), answer.text)
-        seen["two"].add(without_request_id(answer))
-    assert {how: len(answers) for how, answers in seen.items()} == {"address": 1, "two": 1}
+        seen.setdefault(("two", form), set()).add(without_request_id(answer))
+    assert {len(answers) for answers in seen.values()} == {1}
 
 
 async def test_another_tenants_key_sees_nothing(stage: Stage) -> None:
     foreign = await stage.it.key("beta")
-    seen: dict[int, set[Any]] = {}
+    seen: dict[str, set[Any]] = {}
     for operation in GUARDED:
         answer = await stage.send(operation, bearer(foreign))
         if operation.place == "own":
@@ -128,8 +129,8 @@ async def test_another_tenants_key_sees_nothing(stage: Stage) -> None:
         expected = 404 if operation.place == "tenant" else 403
         assert answer.status_code == expected, (name_of(operation), answer.text)
         if expected == 404:
-            seen.setdefault(404, set()).add(without_request_id(answer))
-    assert len(seen[404]) == 1
+            seen.setdefault(operation.form.media_type, set()).add(without_request_id(answer))
+    assert {len(answers) for answers in seen.values()} == {1}
 
 
 async def test_a_key_narrowed_to_other_rights_is_refused(stage: Stage) -> None:
@@ -145,7 +146,7 @@ async def test_a_key_narrowed_to_other_rights_is_refused(stage: Stage) -> None:
         key = await stage.it.key("acme", "owner", scopes=scopes)
         answer = await stage.send(operation, bearer(key))
         assert answer.status_code == 403, (name_of(operation), answer.text)
-        assert answer.json()["code"] == "forbidden"
+        assert "does not carry the right" in answer.text
 
 
 async def test_a_key_narrowed_to_one_model_reaches_that_model_only(stage: Stage) -> None:

@@ -68,7 +68,8 @@ def test_the_admin_contract_is_served_on_the_socket_only() -> None:
 def test_public_operations_are_the_known_few() -> None:
     assert {op.path for op in api.table() if op.permission == PUBLIC} == {
         "/livez", "/readyz", "/startupz", "/ca.pem", "/openapi.json", "/docs", "/problems",
-        "/problems/{slug}",
+        "/problems/{slug}", "/t/{tenant}/v2", "/t/{tenant}/v2/health/live",
+        "/t/{tenant}/v2/health/ready",
     }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from appliance.errors import (
     TooLarge,
     UnsupportedMedia,
 )
+from appliance.invoke import Outcome
 from appliance.records import LIVE, Version
 from appliance.wire import Reply
 
@@ -61,8 +62,7 @@ async def invoke_alias(context: Context) -> Reply:
 async def _invoke(context: Context, version: Version | None) -> Reply:
     if version is None:
         raise wire.not_found()
-    if version.retired_ns:
-        raise Gone(f"Version {version.number} is retired.", number=version.number)
+    require_callable(version)
     request = context.request
     content_type = request.content_type or "application/octet-stream"
     if content_type.split(";")[0].strip().lower() == _FORM:
@@ -70,27 +70,59 @@ async def _invoke(context: Context, version: Version | None) -> Reply:
             "Form bodies are not model input; say what the body is.",
             hint="Content-Type: application/json",
         )
-    limit = min(context.node.settings.http.body_bytes_max, version.manifest.limits.body_bytes_max)
-    body = await request.body(limit)
-    outcome = await context.services.invoker.run(
+    body = await request.body(body_limit(context, version))
+    outcome = await call(context, version, content_type=content_type, body=body)
+    return Reply(
+        body=outcome.reply,
+        content_type=wire.safe_media_type(outcome.content_type),
+        headers=headers_of(outcome),
+    )
+
+
+def require_callable(version: Version) -> None:
+    """Return if the version is in service.
+
+    Raises:
+        Gone: it is retired.
+    """
+    if version.retired_ns:
+        raise Gone(f"Version {version.number} is retired.", number=version.number)
+
+
+def body_limit(context: Context, version: Version) -> int:
+    """The largest body a call of this version may have, in bytes."""
+    return min(context.node.settings.http.body_bytes_max, version.manifest.limits.body_bytes_max)
+
+
+def require_fitting(body: bytes, limit_bytes: int) -> None:
+    """Return if a body that was made from the caller's is within the limit.
+
+    Raises:
+        TooLarge: it is not.
+    """
+    if len(body) > limit_bytes:
+        raise wire.too_large(limit_bytes)
+
+
+async def call(context: Context, version: Version, *, content_type: str, body: bytes) -> Outcome:
+    """Run the call; every contract that calls a model ends up here. See ``Invoker.run``."""
+    require_callable(version)
+    return await context.services.invoker.run(
         principal_id=context.principal.id,
-        request_id=request.id,
+        request_id=context.request.id,
         version=version,
         content_type=content_type,
         body=body,
     )
-    return Reply(
-        body=outcome.reply,
-        content_type=wire.safe_media_type(outcome.content_type),
-        headers=(
-            ("model-version", str(outcome.number)),
-            ("audit-seq", str(outcome.audit_seq)),
-        ),
-    )
+
+
+def headers_of(outcome: Outcome) -> tuple[tuple[str, str], ...]:
+    """Which version answered, and where that is recorded."""
+    return ("model-version", str(outcome.number)), ("audit-seq", str(outcome.audit_seq))
 
 
 _MODEL = "/api/v1/models/{tenant}/{model}"
-_PROBLEMS = (
+PROBLEMS = (
     Gone,
     TooLarge,
     UnsupportedMedia,
@@ -118,7 +150,7 @@ OPERATIONS = (
         summary="Call a model's live version",
         body=_ANY,
         reply=_ANY,
-        problems=_PROBLEMS,
+        problems=PROBLEMS,
     ),
     Operation(
         method="POST",
@@ -128,7 +160,7 @@ OPERATIONS = (
         summary="Call one version",
         body=_ANY,
         reply=_ANY,
-        problems=_PROBLEMS,
+        problems=PROBLEMS,
     ),
     Operation(
         method="POST",
@@ -138,6 +170,6 @@ OPERATIONS = (
         summary="Call the version an alias points at",
         body=_ANY,
         reply=_ANY,
-        problems=_PROBLEMS,
+        problems=PROBLEMS,
     ),
 )

@@ -100,7 +100,7 @@ async def remove_model(context: Context) -> Reply:
         model_id=model.id, actor=context.principal.id
     )
     for number in numbers:
-        await _evict(context, model, number)
+        await evict(context, model, number)
     return Reply(status=204)
 
 
@@ -128,7 +128,7 @@ async def retire_version(context: Context) -> Reply:
     await context.services.store.registry.retire_version(
         model_id=model.id, number=version.number, actor=context.principal.id
     )
-    await _evict(context, model, version.number)
+    await evict(context, model, version.number)
     return _version_reply(context, model)
 
 
@@ -139,7 +139,7 @@ def _version_reply(context: Context, model: Model) -> Reply:
     )
 
 
-async def _evict(context: Context, model: Model, number: int) -> None:
+async def evict(context: Context, model: Model, number: int) -> None:
     """End the sandboxes of a version, if sandboxes run at all."""
     if context.node.sandbox_problem() is None:
         await context.services.pool().evict(f"{model.id}/{number}")
