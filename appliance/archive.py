@@ -16,7 +16,7 @@ import re
 import tarfile
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from appliance import tarstream
@@ -25,6 +25,7 @@ from appliance.records import ArtifactFile
 
 BLOCK = tarstream.BLOCK
 END_BYTES = 2 * BLOCK
+SECRETS_FOLDER = ".secrets"
 _PATH_CHARACTERS_MAX = 512
 _PATH_DEPTH_MAX = 32
 _EXTENDED_HEADER_BYTES_MAX = 64 * 1024
@@ -249,6 +250,11 @@ class Reader:
         clean = _clean_path(path, is_directory=is_directory)
         if not clean:
             return
+        if _folded(clean).split("/")[0] == SECRETS_FOLDER:
+            raise ArchiveRejected(
+                f"'{SECRETS_FOLDER}' is where the appliance puts a model's secrets; pack none.",
+                hint="appliance secret set TENANT/MODEL NAME",
+            )
         if is_directory and size:
             raise _rejected(path, "is a directory with content")
         self._members += 1
@@ -356,11 +362,11 @@ _KINDS = {
 }
 
 
-def canonical_header(path: str, size: int, *, is_directory: bool) -> bytes:
+def canonical_header(path: str, size: int, *, is_directory: bool, mode: int = 0) -> bytes:
     """The canonical tar header of a member: owner 0, time 0, mode 0644 or 0755."""
     info = tarfile.TarInfo(path)
     info.size = size
-    info.mode = 0o755 if is_directory else 0o644
+    info.mode = mode or (0o755 if is_directory else 0o644)
     info.type = tarfile.DIRTYPE if is_directory else tarfile.REGTYPE
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
 
@@ -371,6 +377,16 @@ def closing_with(path: str, content: bytes) -> tuple[bytes, ArtifactFile]:
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     data = canonical_header(path, len(content), is_directory=False) + padded + b"\0" * END_BYTES
     return data, ArtifactFile(path=path, size_bytes=len(content), digest=digest)
+
+
+def closing_with_secrets(values: Mapping[str, bytes]) -> bytes:
+    """Files of ``/model/.secrets`` and the end mark, for the place of a tar's ``END_BYTES``."""
+    found = bytearray()
+    for name, value in sorted(values.items()):
+        path = f"{SECRETS_FOLDER}/{name}"
+        found += canonical_header(path, len(value), is_directory=False, mode=0o400)
+        found += value + b"\0" * (-len(value) % BLOCK)
+    return bytes(found) + b"\0" * END_BYTES
 
 
 def _rejected(path: str, reason: str) -> ArchiveRejected:

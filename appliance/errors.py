@@ -198,6 +198,12 @@ class ArchiveRejected(CallerError):
     slug, status, title = "archive-rejected", 422, "Archive rejected"
 
 
+class ImageRejected(CallerError):
+    """The image archive is damaged, hostile or for another machine; layer and member are named."""
+
+    slug, status, title = "image-rejected", 422, "Image refused"
+
+
 class ManifestInvalid(CallerError):
     """The model's manifest has an unknown key, a missing key or a value out of bounds."""
 
@@ -226,6 +232,12 @@ class RuntimeInUse(CallerError):
     """Versions still run on this runtime; retire or move them first."""
 
     slug, status, title = "runtime-in-use", 409, "Runtime in use"
+
+
+class SecretMissing(CallerError):
+    """The version needs a secret that is not set for its model; set it and try again."""
+
+    slug, status, title = "secret-missing", 409, "A secret is not set"
 
 
 class QuotaExceeded(CallerError):
@@ -345,6 +357,17 @@ class LimitsUnenforced(StateError):
     """This host enforces no resource limits, so no model runs until that is fixed or accepted."""
 
     slug, title = "limits-unenforced", "Resource limits are not enforced"
+    exit_code = EX_CONFIG
+    retry_after_s = None
+
+
+class IsolationUnavailable(StateError):
+    """The model must run under gVisor, which this appliance does not have; nothing weaker is used.
+
+    Install ``runsc`` and restart, or have an administrator lower the tenant's isolation.
+    """
+
+    slug, title = "isolation-unavailable", "Isolation not available"
     exit_code = EX_CONFIG
     retry_after_s = None
 

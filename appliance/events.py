@@ -10,18 +10,33 @@ Adding an event is one dataclass here; kinds are never renamed and fields never 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from appliance.records import Alias, ApiKey, EgressRule, Model, Reservation, Tenant, Version
+from appliance.records import (
+    Alias,
+    ApiKey,
+    EgressRule,
+    Isolation,
+    Model,
+    Reservation,
+    Secret,
+    Tenant,
+    Version,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Base of all events: ``KIND`` is stable text; ``SEALED`` fields are under the tenant's key."""
+    """Base of all events: ``KIND`` is stable text; ``SEALED`` fields are under the tenant's key.
+
+    ``HIDDEN`` members are never shown: paths of names, into the event's own fields.
+    """
 
     KIND: ClassVar[str] = ""
     SEALED: ClassVar[bool] = False
+    HIDDEN: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +88,17 @@ class TenantCreated(Event):
     """A tenant was created."""
 
     KIND: ClassVar[str] = "tenant.created"
+    SEALED: ClassVar[bool] = True
     tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantIsolationSet(Event):
+    """How strongly a tenant's sandboxes are kept apart, from their next start on."""
+
+    KIND: ClassVar[str] = "tenant.isolation-set"
+    tenant_id: str
+    isolation: Isolation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +114,8 @@ class KeyCreated(Event):
     """An API key was issued; only its HMAC is recorded."""
 
     KIND: ClassVar[str] = "key.created"
+    SEALED: ClassVar[bool] = True
+    HIDDEN: ClassVar[tuple[tuple[str, ...], ...]] = (("key", "mac"),)
     key: ApiKey
 
 
@@ -169,6 +196,26 @@ class ReservationRemoved(Event):
     KIND: ClassVar[str] = "reservation.removed"
     model_id: str
     number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretSet(Event):
+    """A model's secret was set or replaced; its value is sealed once more inside this event."""
+
+    KIND: ClassVar[str] = "secret.set"
+    SEALED: ClassVar[bool] = True
+    HIDDEN: ClassVar[tuple[tuple[str, ...], ...]] = (("secret", "box"),)
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRemoved(Event):
+    """A model's secret was removed and the key of its value destroyed."""
+
+    KIND: ClassVar[str] = "secret.removed"
+    SEALED: ClassVar[bool] = True
+    model_id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,3 +432,18 @@ class DependenciesRemoved(Event):
 def event_classes() -> dict[str, type[Event]]:
     """Every event class by its kind."""
     return {cls.KIND: cls for cls in Event.__subclasses__()}
+
+
+def shown(kind: str, event: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An event's fields as people and programs see them: without its ``HIDDEN`` members."""
+    if event is None:
+        return None
+    found = dict(event)
+    cls = event_classes().get(kind)
+    for *folders, name in cls.HIDDEN if cls else ():
+        inner = found
+        for folder in folders:
+            inner[folder] = dict(inner.get(folder) or {})
+            inner = inner[folder]
+        inner.pop(name, None)
+    return found

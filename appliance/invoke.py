@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance import clock, config, provision
-from appliance.errors import ApplianceError, Gone, NotFound, TooLarge
+from appliance.errors import ApplianceError, Gone, NotFound, SecretMissing, TooLarge
 from appliance.events import CallIntent, CallOutcome
 from appliance.metrics import Metrics
-from appliance.records import Entry, Version
+from appliance.records import Entry, Version, stronger
 from appliance.sandbox.pool import Pool
-from appliance.sandbox.spec import Reply, Request
+from appliance.sandbox.spec import Reply, Request, SandboxSpec
 from appliance.store import Store
 
 _log = logging.getLogger(__name__)
@@ -171,7 +171,9 @@ class Invoker:
         return entry
 
     async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
-        spec = provision.spec_from_version(version, self._settings)
+        isolation = provision.isolation_of(self._store, version.tenant_id)
+        spec = provision.spec_from_version(version, self._settings, isolation=isolation)
+        secrets = provision.secrets_in_force(self._store, version)
         files = provision.files_of_version(self._store, version)
         pool = self._pool()
         try:
@@ -180,7 +182,8 @@ class Invoker:
                 course.queue_us, course.load_us = lease.queue_us, lease.load_us
                 course.reply = await lease.request(request)
         finally:
-            if self._is_withdrawn(version):  # meanwhile: its sandbox was not there to be ended
+            # What changed meanwhile could not end a sandbox that was not there yet.
+            if self._is_withdrawn(version) or not self._is_current(version, spec, secrets):
                 await pool.evict(spec.version_key)
         return course.reply
 
@@ -189,6 +192,15 @@ class Invoker:
         now = snapshot.version(version.model_id, version.number)
         is_gone = now is None or snapshot.tenant_by_id(version.tenant_id) is None
         return is_gone or bool(now and now.retired_ns)
+
+    def _is_current(self, version: Version, spec: SandboxSpec, secrets: tuple[str, ...]) -> bool:
+        """Whether a sandbox made for this call would be made the same way now."""
+        try:
+            now = provision.secrets_in_force(self._store, version)
+        except SecretMissing:
+            return False
+        least = provision.isolation_of(self._store, version.tenant_id)
+        return now == secrets and stronger(spec.isolation, least) == spec.isolation
 
     async def _conclude(
         self, course: _Course, intent: Entry, version: Version, code: str, status: int

@@ -19,6 +19,7 @@ from appliance.errors import (
     GuestError,
     LoadFailed,
     ManifestInvalid,
+    SecretMissing,
     UnsupportedMedia,
 )
 from appliance.records import Artifact, Manifest, Tenant, Version, require_name
@@ -82,6 +83,7 @@ class Lifecycle:
         Raises:
             UnsupportedMedia, ArchiveRejected, TooLarge, ManifestInvalid: the upload is refused.
             BuildFailed: a requirement cannot be installed, or the source does not compile.
+            SecretMissing: the manifest names a secret that is not set for this model.
             LoadFailed: the model does not load; ``extensions["stderr"]`` has its last lines.
             StateError, HostError: the appliance cannot build or try the model now.
         Audit: model.created (new name), version.registered, alias.set (first version), one frame.
@@ -98,6 +100,7 @@ class Lifecycle:
         )
         for note in declared.notes:
             progress("recognise", note, 0.1)
+        model_id = self._require_secrets(tenant, model_name, declared)
         runtime = images.require(self._data_dir, declared.runtime)
         built = await self._build(runtime, declared, captured, progress)
         artifact = await self._compile(tenant, declared, artifact, built.key, progress)
@@ -114,7 +117,7 @@ class Lifecycle:
             created_by=principal_id,
         )
         progress("try", "loading the model in a sandbox", 0.8)
-        declared = await self._try(draft)
+        declared = await self._try(draft, model_id)
         for note in declared.notes[len(draft.manifest.notes) :]:
             progress("try", note, 0.9)
         progress("register", "writing the version", 0.95)
@@ -222,7 +225,7 @@ class Lifecycle:
             blob = await writer.commit()
         return Artifact(blob=blob, files=(*artifact.files, file))
 
-    async def _try(self, draft: Version) -> Manifest:
+    async def _try(self, draft: Version, model_id: str) -> Manifest:
         """Load the draft once in a sandbox of its own; its manifest with what that showed.
 
         The sandbox is then destroyed.
@@ -230,10 +233,12 @@ class Lifecycle:
         Raises:
             LoadFailed: it did not load, whatever way it failed.
         """
-        spec = provision.spec_from_version(draft, self._settings.sandbox)
+        isolation = provision.isolation_of(self._store, draft.tenant_id)
+        spec = provision.spec_from_version(draft, self._settings.sandbox, isolation=isolation)
+        files = provision.files_of_version(self._store, draft, model_id=model_id)
         pool = self._pool()
         try:
-            async with pool.lease(spec, provision.files_of_version(self._store, draft)) as lease:
+            async with pool.lease(spec, files) as lease:
                 return await trial.completed(lease, draft.manifest)
         except GuestError as error:
             raise LoadFailed(
@@ -241,6 +246,20 @@ class Lifecycle:
             ) from error
         finally:
             await pool.evict(spec.version_key)
+
+    def _require_secrets(self, tenant: Tenant, model_name: str, declared: Manifest) -> str:
+        """The id of the model, empty while there is none, if what the version needs is set."""
+        snapshot = self._store.registry.snapshot
+        model = snapshot.model(tenant.id, model_name)
+        known = {secret.name for secret in snapshot.secrets(model.id)} if model else set()
+        missing = [name for name in declared.secrets if name not in known]
+        if missing:
+            raise SecretMissing(
+                f"The manifest names the secret '{missing[0]}', which is not set.",
+                hint=f"appliance secret set {tenant.name}/{model_name} {missing[0]}",
+                missing=missing,
+            )
+        return model.id if model else ""
 
     def _require_modest(self, declared: Manifest) -> None:
         ceiling = self._settings.sandbox.memory_bytes_max

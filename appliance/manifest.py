@@ -18,7 +18,16 @@ from msgspec import Meta, Struct
 
 from appliance.config import line_of_key
 from appliance.errors import FieldError, ManifestInvalid
-from appliance.records import CallLimits, Container, Lineage, Manifest, Protocol, Resources
+from appliance.records import (
+    NAME_PATTERN,
+    CallLimits,
+    Container,
+    Isolation,
+    Lineage,
+    Manifest,
+    Protocol,
+    Resources,
+)
 from appliance.sandbox.packages import PACKAGERS
 from appliance.sandbox.runtimes import RUNTIMES, known
 from appliance.yaml_text import TextRefused, text_from_bytes
@@ -38,6 +47,7 @@ _PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"
 _LONG_KEY = re.compile(rf"(?m)(?:^|[\[{{,])[ \t]*+(?:{_PART}){{{_DEPTH_MAX}}}")
 
 Text = Annotated[str, Meta(max_length=4096)]
+Secret = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
 BodyBytes = Annotated[int, Meta(ge=1, le=1024 * _MB)]
 
@@ -118,6 +128,8 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output_schema: dict[str, Any] | None = None
     container: _Container | None = None
     options: _Options = _Options()
+    secrets: Annotated[tuple[Secret, ...], Meta(max_length=32)] = ()
+    isolation: Isolation = "standard"
 
 
 def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Manifest:
@@ -171,6 +183,8 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
         tags=file.tags,
         container=container,
         options=_options(file, text),
+        secrets=tuple(sorted(set(file.secrets))),
+        isolation=file.isolation,
     )
 
 

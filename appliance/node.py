@@ -71,6 +71,7 @@ class Services:
     invoker: Invoker
     lifecycle: Lifecycle
     pool: Callable[[], Pool]
+    executor: Callable[[], Executor]
 
 
 class Node:
@@ -308,7 +309,11 @@ class Node:
             invoker = Invoker(store, self._require_pool, self.settings.sandbox, self.metrics)
             lifecycle = Lifecycle(store, self._require_pool, self._require_executor, self.settings)
             services = Services(
-                store=store, invoker=invoker, lifecycle=lifecycle, pool=self._require_pool
+                store=store,
+                invoker=invoker,
+                lifecycle=lifecycle,
+                pool=self._require_pool,
+                executor=self._require_executor,
             )
             await self._start_executor(store)
         except BaseException:

@@ -33,6 +33,7 @@ PERMISSIONS: tuple[str, ...] = (
     "tenant:read",
     "tenant:create",
     "tenant:remove",
+    "tenant:isolate",
     "key:read",
     "key:create",
     "key:revoke",
@@ -43,6 +44,9 @@ PERMISSIONS: tuple[str, ...] = (
     "alias:set",
     "model:invoke",
     "reservation:set",
+    "secret:read",
+    "secret:set",
+    "secret:remove",
     "audit:read",
     "audit:verify",
     "metrics:read",
@@ -69,6 +73,9 @@ _PER_MODEL = frozenset(
         "version:retire",
         "alias:set",
         "reservation:set",
+        "secret:read",
+        "secret:set",
+        "secret:remove",
     }
 )
 
@@ -219,6 +226,12 @@ def is_within(own: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
     if not wanted:
         return False
     return all(scope in own or _split(scope)[0] in own for scope in wanted)
+
+
+def right_of_scope(scope: str) -> tuple[str, str]:
+    """A scope as (permission, model), the model empty when it is not narrowed to one."""
+    permission, _, model = _split(scope)
+    return permission, model
 
 
 def _split(scope: str) -> tuple[str, str, str]:

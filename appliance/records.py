@@ -22,8 +22,17 @@ _NAME = re.compile(NAME_PATTERN)
 LIVE = "live"
 """The alias an invoke without a version or alias resolves to; the first version gets it."""
 
+Isolation = Literal["standard", "gvisor"]
+ISOLATIONS: tuple[Isolation, ...] = ("standard", "gvisor")
+"""How a sandbox is kept apart, weakest first: containers of the host's kernel, or a kernel each."""
+
 Role = Literal["admin", "operator", "auditor", "owner", "caller"]
 ROLES: tuple[Role, ...] = ("admin", "operator", "auditor", "owner", "caller")
+
+
+def stronger(one: Isolation, other: Isolation) -> Isolation:
+    """The stronger of two tiers."""
+    return max(one, other, key=ISOLATIONS.index)
 
 
 def require_name(name: str, noun: str) -> str:
@@ -42,12 +51,16 @@ def require_name(name: str, noun: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """The isolation unit: keys, models, blobs and sandboxes belong to exactly one."""
+    """The isolation unit: keys, models, blobs and sandboxes belong to exactly one.
+
+    ``isolation`` is the least its sandboxes get; a version may ask for more.
+    """
 
     id: str
     name: str
     created_ns: int
     created_by: str
+    isolation: Isolation = "standard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +190,8 @@ class Manifest:
     convention: str = ""
     notes: tuple[str, ...] = ()
     sample: str = ""
+    secrets: tuple[str, ...] = ()
+    isolation: Isolation = "standard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +262,22 @@ class Reservation:
     tenant_id: str
     number: int
     warm: int
+    set_ns: int
+    set_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """A value only a model's own sandboxes see; ``box`` is sealed under a key of its own.
+
+    ``id`` names that key, which is destroyed when the secret is replaced or removed.
+    """
+
+    id: str
+    model_id: str
+    tenant_id: str
+    name: str
+    box: str
     set_ns: int
     set_by: str
 

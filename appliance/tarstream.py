@@ -11,6 +11,7 @@ maps, links, huge names) before a caller can object.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,9 +88,8 @@ def members(source: BinaryIO, limits: Limits) -> Iterator[tuple[Member, Iterator
         content = _Content(source, header.size if has_content else 0)
         if member.path:
             yield member, iter(content)
-        for _ in content:
-            pass
-        _exactly(source, -header.size % BLOCK)
+        content.skip()
+        _exactly(source, -member.size % BLOCK)
 
 
 class _Content:
@@ -106,6 +106,14 @@ class _Content:
                 raise ArchiveRejected("The archive is truncated.")
             self._left -= len(piece)
             yield piece
+
+    def skip(self) -> None:
+        """Pass over what was not taken; a file cut off there is noticed at the next header."""
+        if self._source.seekable():
+            self._source.seek(self._left, os.SEEK_CUR)
+            self._left = 0
+        for _ in self:
+            pass
 
 
 @dataclass(slots=True, kw_only=True)

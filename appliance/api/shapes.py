@@ -14,8 +14,19 @@ from msgspec import Meta, Struct
 
 from appliance import clock
 from appliance.auth.api_key import DEFAULT_DAYS, MAX_DAYS
+from appliance.events import shown
 from appliance.policy import Principal
-from appliance.records import NAME_PATTERN, Alias, ApiKey, Entry, Model, Tenant, Version
+from appliance.records import (
+    NAME_PATTERN,
+    Alias,
+    ApiKey,
+    Entry,
+    Isolation,
+    Model,
+    Secret,
+    Tenant,
+    Version,
+)
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="1 to 63 of a-z, 0-9 and '-'.")]
 Time = Annotated[str, Meta(description="RFC 3339, UTC.")]
@@ -60,6 +71,19 @@ class AliasSet(Body):
     reason: Annotated[str, Meta(max_length=1000)] = ""
 
 
+class IsolationSet(Body):
+    """How strongly a tenant's sandboxes shall be kept apart."""
+
+    isolation: Isolation
+
+
+class SecretValue(Body):
+    """A secret's value: text, or any bytes in base64."""
+
+    value: Annotated[str, Meta(max_length=65_536)] = ""
+    value_base64: Annotated[str, Meta(max_length=90_000)] = ""
+
+
 class WhoAmI(Document):
     """The caller, as the appliance sees it."""
 
@@ -76,8 +100,20 @@ class TenantDoc(Document):
 
     id: str
     name: str
+    isolation: Annotated[str, Meta(description="The least its sandboxes get.")]
     created_at: Time
     created_by: str
+
+
+class SecretDoc(Document):
+    """A model's secret; its value is never shown."""
+
+    tenant: str
+    model: str
+    name: str
+    needed_by: Annotated[list[int], Meta(description="Versions in service that name it.")]
+    set_at: Time
+    set_by: str
 
 
 class KeyDoc(Document):
@@ -176,6 +212,8 @@ class VersionDoc(Document):
     sample: Annotated[
         str, Meta(description="A body the model answered; empty where none is known.")
     ]
+    secrets: Annotated[list[str], Meta(description="Names of the secrets it gets.")]
+    isolation: str
     created_at: Time
     created_by: str
     retired_at: Time | None
@@ -251,6 +289,19 @@ class VersionList(Document):
     items: list[VersionDoc]
 
 
+class SecretList(Document):
+    """Secrets of a model, by name; and those its versions name but nobody set."""
+
+    items: list[SecretDoc]
+    missing: list[str]
+
+
+class KeyRevoked(KeyDoc):
+    """A revoked key; ``also_revoked`` are the keys that were issued with it."""
+
+    also_revoked: list[str]
+
+
 class AliasList(Document):
     """Aliases of a model."""
 
@@ -274,6 +325,7 @@ def tenant_doc_from_tenant(tenant: Tenant) -> TenantDoc:
     return TenantDoc(
         id=tenant.id,
         name=tenant.name,
+        isolation=tenant.isolation,
         created_at=clock.text_from_ns(tenant.created_ns),
         created_by=tenant.created_by,
     )
@@ -287,6 +339,29 @@ def key_doc_from_key(key: ApiKey, tenant: str) -> KeyDoc:
 def issued_from_key(key: ApiKey, tenant: str, secret: str) -> KeyIssued:
     """A key with its secret, for the one answer that shows it."""
     return KeyIssued(**_key_members(key, tenant), secret=secret)
+
+
+def revoked_from_keys(keys: tuple[ApiKey, ...], tenant: str) -> KeyRevoked:
+    """What a revocation did: the key first, then the keys that went with it."""
+    return KeyRevoked(
+        **_key_members(keys[0], tenant), also_revoked=[other.id for other in keys[1:]]
+    )
+
+
+def secret_doc_from_secret(
+    secret: Secret, tenant: str, model: str, versions: tuple[Version, ...]
+) -> SecretDoc:
+    """A secret as callers see it: everything but the value."""
+    return SecretDoc(
+        tenant=tenant,
+        model=model,
+        name=secret.name,
+        needed_by=[
+            v.number for v in versions if secret.name in v.manifest.secrets and not v.retired_ns
+        ],
+        set_at=clock.text_from_ns(secret.set_ns),
+        set_by=secret.set_by,
+    )
 
 
 def _key_members(key: ApiKey, tenant: str) -> dict[str, Any]:
@@ -373,6 +448,8 @@ def version_doc_from_version(version: Version, tenant: str, model: str, url: str
         convention=manifest.convention,
         notes=list(manifest.notes),
         sample=manifest.sample,
+        secrets=list(manifest.secrets),
+        isolation=manifest.isolation,
         created_at=clock.text_from_ns(version.created_ns),
         created_by=version.created_by,
         retired_at=clock.text_from_ns(version.retired_ns) if version.retired_ns else None,
@@ -389,6 +466,6 @@ def entry_doc_from_entry(entry: Entry, tenant: str) -> EntryDoc:
         tenant=tenant,
         actor=entry.actor,
         object=entry.object,
-        event=entry.event,
+        event=shown(entry.kind, entry.event),
         leaf=entry.leaf,
     )

@@ -125,14 +125,21 @@ def _open_new(out: str) -> int:
         raise ConfigInvalid(f"{out}: cannot be created: {error.strerror}.") from error
 
 
-@key.command("revoke", examples=("appliance key revoke demo KEY_ID",))
+@key.command(
+    "revoke",
+    examples=("appliance key revoke demo KEY_ID", "appliance key revoke demo KEY_ID --keep-issued"),
+)
 @click.argument("names", nargs=-1, required=True, metavar="[TENANT] KEY_ID")
+@click.option("--keep-issued", is_flag=True, help="Leave the keys it issued in force.")
 @pass_context
-def revoke(context: Context, names: tuple[str, ...]) -> None:
-    """Revoke a key: it is refused from the next request on."""
+def revoke(context: Context, names: tuple[str, ...], keep_issued: bool) -> None:
+    """Revoke a key, and every key that was issued with it, from the next request on."""
     if len(names) > 2:
         raise click.UsageError("give TENANT KEY_ID, or KEY_ID alone for an appliance-wide key")
     tenant = names[0] if len(names) == 2 else ""
     with context.client() as client:
-        client.send("DELETE", f"{_path(tenant)}/{segment(names[-1])}")
-    context.output.data({"revoked": names[-1]}, f"revoked key {names[-1]}")
+        query = "?issued=keep" if keep_issued else ""
+        document = client.send("DELETE", f"{_path(tenant)}/{segment(names[-1])}{query}")
+    also = document["also_revoked"]
+    more = f", and {len(also)} issued with it: {', '.join(also)}" if also else ""
+    context.output.data({"revoked": names[-1], "also_revoked": also}, f"revoked {names[-1]}{more}")

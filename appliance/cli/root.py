@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tenant": ("tenant", "tenant", "Tenants: list, create, remove."),
     "key": ("key", "key", "API keys: list, create, revoke."),
     "model": ("model", "model", "Models: push, list, show, call, remove."),
+    "secret": ("secret", "secret", "Secrets of models: set, list, remove."),
     "alias": ("alias", "alias", "Aliases: list, set, remove."),
     "audit": ("audit", "audit", "The audit log: list, verify, prove."),
     "backup": ("backup", "backup", "Backups: make, verify, restore."),

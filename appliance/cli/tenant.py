@@ -14,6 +14,7 @@ import click
 from appliance.cli.client import segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.errors import InputInvalid
+from appliance.records import ISOLATIONS
 
 
 @click.group(
@@ -33,7 +34,12 @@ def list_(context: Context) -> None:
     context.output.table(
         document,
         document["items"],
-        (("NAME", "name"), ("CREATED", "created_at"), ("BY", "created_by")),
+        (
+            ("NAME", "name"),
+            ("ISOLATION", "isolation"),
+            ("CREATED", "created_at"),
+            ("BY", "created_by"),
+        ),
         empty="no tenants yet: appliance tenant create NAME",
     )
 
@@ -47,6 +53,21 @@ def create(context: Context, name: str) -> None:
         document = client.send("POST", "/api/v1/tenants", {"name": name})
     context.output.data(document, f"created tenant {document['name']}")
     context.output.say(f"next: appliance key create {name} my-key --role owner")
+
+
+@tenant.command("isolate", examples=("appliance tenant isolate demo gvisor",))
+@click.argument("name")
+@click.argument("isolation", type=click.Choice(ISOLATIONS))
+@pass_context
+def isolate(context: Context, name: str, isolation: str) -> None:
+    """Say how strongly a tenant's sandboxes are kept apart; versions may ask for more.
+
+    'gvisor' gives every sandbox a kernel of its own; it needs runsc on the appliance.
+    """
+    path = f"/api/v1/tenants/{segment(name)}/isolation"
+    with context.client() as client:
+        document = client.send("PUT", path, {"isolation": isolation})
+    context.output.data(document, f"sandboxes of {name} are isolated by '{isolation}'")
 
 
 @tenant.command("rm", examples=("appliance tenant rm demo", "appliance tenant rm demo --force"))

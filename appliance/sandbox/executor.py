@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance import config
+from appliance.records import Isolation
 from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
@@ -118,6 +119,14 @@ class Executor(Protocol):
     @property
     def places(self) -> Places:
         """The GPUs there are and who holds them; the pool takes from it before ``create``."""
+        ...
+
+    def require_isolation(self, isolation: Isolation) -> None:
+        """Return if sandboxes of this isolation can be made here.
+
+        Raises:
+            IsolationUnavailable: they cannot; the hint says what to install.
+        """
         ...
 
     async def start(self) -> None:

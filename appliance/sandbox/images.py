@@ -30,7 +30,7 @@ Progress = Callable[[str, float], None]
 SOURCE_DATE_EPOCH = 1_735_689_600  # any constant: two builds of the same packages are equal bytes
 MOUNT_POINTS = ("run/app", "model", "deps", "data", "gpu")
 EMPTY_FILES = ("etc/hosts", "etc/resolv.conf", "etc/hostname", "run/.containerenv")
-_DESCRIPTION = "runtime.json"
+DESCRIPTION = "runtime.json"
 _LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*")
 _BUILD_TIMEOUT_S = 1800
 _ROOTFS_BYTES_MAX = 64 * 1024**3
@@ -54,7 +54,7 @@ class Runtime:
     image: Image | None = None
 
 
-class _Description(msgspec.Struct, kw_only=True):
+class Description(msgspec.Struct, kw_only=True):
     """``runtime.json``."""
 
     name: str
@@ -67,11 +67,11 @@ class _Description(msgspec.Struct, kw_only=True):
 def installed(data_dir: Path) -> tuple[Runtime, ...]:
     """Every complete runtime under ``data_dir``, newest of a name last."""
     found = []
-    for path in sorted((data_dir / "runtimes").glob(f"*/{_DESCRIPTION}")):
+    for path in sorted((data_dir / "runtimes").glob(f"*/{DESCRIPTION}")):
         rootfs = path.parent / "rootfs"
         if path.parent.name.startswith(".") or not rootfs.is_dir():
             continue
-        about = msgspec.json.decode(path.read_bytes(), type=_Description)
+        about = msgspec.json.decode(path.read_bytes(), type=Description)
         found.append(
             Runtime(
                 name=about.name,
@@ -155,7 +155,7 @@ def install(data_dir: Path, runtime: str, tar: Path, progress: Progress) -> Runt
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)
     final = folder / f"{runtime}-{digest.removeprefix('sha256:')[:12]}"
-    if not (final / _DESCRIPTION).exists():
+    if not (final / DESCRIPTION).exists():
         scratch = Path(tempfile.mkdtemp(prefix=".install-", dir=folder))
         try:
             rootfs = scratch / "rootfs"
@@ -164,13 +164,13 @@ def install(data_dir: Path, runtime: str, tar: Path, progress: Progress) -> Runt
             proof = RUNTIMES[runtime].proof
             if not (rootfs / proof).exists():
                 raise RuntimeMissing(f"The built root folder has no /{proof}.")
-            about = _Description(
+            about = Description(
                 name=runtime,
                 digest=digest,
                 packages=packages_of(rootfs),
                 built_at=clock.text_from_ns(clock.now_ns()),
             )
-            (scratch / _DESCRIPTION).write_bytes(msgspec.json.encode(about))
+            (scratch / DESCRIPTION).write_bytes(msgspec.json.encode(about))
             scratch.chmod(0o755)
             if final.exists():
                 shutil.rmtree(final)

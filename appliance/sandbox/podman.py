@@ -30,7 +30,8 @@ from appliance.errors import (
     PodmanUnavailable,
     RuntimeMissing,
 )
-from appliance.sandbox import hardening, images, kernel, limits
+from appliance.records import Isolation
+from appliance.sandbox import hardening, images, kernel, limits, tiers
 from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.gpu import Gpus
 from appliance.sandbox.gpu_place import Places
@@ -220,10 +221,12 @@ class PodmanExecutor:
 
     async def create(self, spec: SandboxSpec) -> PodmanSandbox:
         """See ``Executor.create``."""
+        self.require_isolation(spec.isolation)
         return await self._make(spec, await self._accepted_level())
 
     async def create_ahead(self, key: ZygoteKey) -> PodmanSandbox:
         """See ``Executor.create_ahead``."""
+        self.require_isolation(key.isolation)
         sandbox = await self._make(key.spec, await self._accepted_level(), key=key)
         self._importing.add(sandbox)
         try:
@@ -239,6 +242,10 @@ class PodmanExecutor:
         sandbox.ready_ahead()
         await sandbox.freeze()
         return sandbox
+
+    def require_isolation(self, isolation: Isolation) -> None:
+        """See ``Executor.require_isolation``."""
+        tiers.require(isolation)
 
     def has_installed(self, key: ZygoteKey) -> bool:
         """See ``Executor.has_installed``."""

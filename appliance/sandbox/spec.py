@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from appliance.records import CallLimits, Container, Resources
+from appliance.records import CallLimits, Container, Isolation, Resources
 
 Level = Literal["enforced", "supervised", "none"]
 State = Literal["starting", "zygote", "idle", "loading", "ready", "frozen", "busy", "killed"]
@@ -69,6 +69,7 @@ class SandboxSpec:
     gpu_units: tuple[str, ...] = ()
     outlets: Outlets | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    isolation: Isolation = "standard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,7 @@ class ZygoteKey:
     deps_key: str
     resources: Resources
     modules: tuple[str, ...] = ()
+    isolation: Isolation = "standard"
 
     @property
     def spec(self) -> SandboxSpec:
@@ -95,6 +97,7 @@ class ZygoteKey:
             runtime_digest=self.runtime_digest,
             deps_key=self.deps_key,
             resources=self.resources,
+            isolation=self.isolation,
         )
 
     def is_fit_for(self, spec: SandboxSpec) -> bool:
@@ -104,6 +107,7 @@ class ZygoteKey:
             and self.runtime_digest == spec.runtime_digest
             and self.deps_key == spec.deps_key
             and self.resources == spec.resources
+            and self.isolation == spec.isolation
         )
 
 

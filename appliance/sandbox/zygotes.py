@@ -308,6 +308,7 @@ def _key(spec: SandboxSpec, modules: tuple[str, ...]) -> ZygoteKey:
         runtime_digest=spec.runtime_digest,
         deps_key=spec.deps_key,
         resources=spec.resources,
+        isolation=spec.isolation,
         modules=tuple(sorted(modules)),  # the order of a real load differs from run to run
     )
 

@@ -26,7 +26,7 @@ from appliance.errors import (
 )
 from appliance.events import BlobRemoved, Recovered, TenantRemoved
 from appliance.store import backup as backups
-from appliance.store import seal, state, verify
+from appliance.store import seal, secrets, state, verify
 from appliance.store.backup import BackupReport
 from appliance.store.blobs import Blobs, BlobWriter
 from appliance.store.keyring import Keyring
@@ -173,6 +173,7 @@ class Store:
             raise StoreCorrupt(
                 f"keys/{min(missing)}.json is missing.", hint="restore it from a backup"
             )
+        secrets.sweep(self.keyring, snapshot)
         self.registry = Registry(self.ledger, self.keyring, snapshot)
         self._snapped = (start.size if start else 0, self.registry.changes)
 

@@ -57,6 +57,8 @@ class Keyring:
         self._mac_key = root.derive("keys-mac")
         self._lock = threading.Lock()
         self._tenants: dict[str, _TenantKeys] = {}
+        # The appliance itself: seals what belongs to no tenant, and is in no file.
+        self._own = _TenantKeys({}, {1: root.derive("appliance-box")})
         for path in sorted(self._dir.glob("*.json")):
             if path.name != "slots.json":
                 self._tenants[path.stem] = self._load(path)
@@ -116,12 +118,12 @@ class Keyring:
             fsync_dir(self._dir)
 
     def seal(self, tenant_id: str, label: str, aad: bytes, plaintext: bytes) -> bytes:
-        """A tenant box of ``plaintext`` under the tenant's newest key.
+        """A tenant box of ``plaintext`` under the tenant's newest key (``""``: the appliance's).
 
         Raises:
             NotFound: the tenant has no keys (removed).
         """
-        keys = self._keys(tenant_id)
+        keys = self._keys(tenant_id) if tenant_id else self._own
         key = keys.derive(keys.newest, "box")
         full = tenant_id.encode() + b"\0" + aad
         return keys.newest.to_bytes(2, "big") + box_seal(key, label, full, plaintext)
@@ -133,7 +135,7 @@ class Keyring:
             NotFound: the tenant has no keys (removed).
             StoreCorrupt: the box is damaged, or belongs to another tenant, label or place.
         """
-        keys = self._keys(tenant_id)
+        keys = self._keys(tenant_id) if tenant_id else self._own
         version = int.from_bytes(sealed[:2], "big")
         try:
             if version not in keys.versions:
@@ -188,6 +190,10 @@ class Keyring:
             self._save(document)
             keys.document = document
             keys.objects[blob_id] = key
+
+    def object_ids(self, tenant_id: str) -> set[str]:
+        """Everything of a tenant that has a key of its own: blobs and secrets."""
+        return set(self._keys(tenant_id).document["objects"])
 
     def drop_object_keys(self, tenant_id: str, blob_ids: set[str]) -> None:
         """Destroy the keys of removed blobs. Blocking."""

@@ -33,7 +33,7 @@ from appliance.store.seal import DISK_FULL
 from appliance.store.state import REGISTRY_EVENTS
 
 _LOG = logging.getLogger(__name__)
-_SCHEMA = 1
+_SCHEMA = 2
 _BATCH = 20_000
 _TAGS = 10_000  # actors remembered
 _INTENT, _OUTCOME = msgspec.json.Decoder(CallIntent), msgspec.json.Decoder(CallOutcome)
@@ -52,7 +52,7 @@ CREATE TABLE call (seq BIGINT, time_ns BIGINT, tenant_id VARCHAR, actor BLOB, mo
                    number INTEGER, code VARCHAR, status INTEGER, reply_bytes BIGINT, cold BOOLEAN,
                    queue_us BIGINT, load_us BIGINT, compute_us BIGINT, total_us BIGINT,
                    intent_seq BIGINT, request_bytes BIGINT);
-CREATE TABLE tenant (id VARCHAR PRIMARY KEY, created_ns BIGINT, sealed BLOB);
+CREATE TABLE tenant (id VARCHAR PRIMARY KEY, created_ns BIGINT, isolation VARCHAR, sealed BLOB);
 CREATE TABLE api_key (id VARCHAR PRIMARY KEY, tenant_id VARCHAR, role VARCHAR, created_ns BIGINT,
                       expires_ns BIGINT, revoked_ns BIGINT, sealed BLOB);
 CREATE TABLE model (id VARCHAR PRIMARY KEY, tenant_id VARCHAR, created_ns BIGINT,
@@ -62,7 +62,9 @@ CREATE TABLE version (model_id VARCHAR, number INTEGER, tenant_id VARCHAR, size_
                       PRIMARY KEY (model_id, number));
 CREATE TABLE alias (model_id VARCHAR, tag BLOB, tenant_id VARCHAR, number INTEGER,
                     revision BIGINT, set_ns BIGINT, sealed BLOB, PRIMARY KEY (model_id, tag));
-INSERT INTO meta VALUES (1, 0);
+CREATE TABLE secret (model_id VARCHAR, tag BLOB, tenant_id VARCHAR, set_ns BIGINT, sealed BLOB,
+                     PRIMARY KEY (model_id, tag));
+INSERT INTO meta VALUES (2, 0);
 """
 
 _LOCK_DOWN = (
@@ -372,7 +374,7 @@ class Projection:
             self._add_call(rows, record, tag, ended)
         elif record.kind in REGISTRY_EVENTS:
             rows.registry.append(self._ledger.entry(line))
-            if record.kind.startswith(("model.", "version.", "alias.")):
+            if record.kind.startswith(("model.", "version.", "alias.", "secret.")):
                 model_id = record.object
         row = (record.seq, record.ts, record.kind, record.tenant, tag, model_id, *place)
         rows.entry.append(row)

@@ -23,6 +23,7 @@ from appliance.errors import (
     Gone,
     NameTaken,
     NotFound,
+    QuotaExceeded,
     RevisionStale,
 )
 from appliance.events import (
@@ -37,7 +38,10 @@ from appliance.events import (
     ModelRemoved,
     ReservationRemoved,
     ReservationSet,
+    SecretRemoved,
+    SecretSet,
     TenantCreated,
+    TenantIsolationSet,
     TenantRemoved,
     VersionRegistered,
     VersionRetired,
@@ -48,16 +52,20 @@ from appliance.records import (
     ApiKey,
     Artifact,
     EgressRule,
+    Isolation,
     Manifest,
     Model,
     Package,
     Reservation,
+    Secret,
     Tenant,
     Version,
     require_name,
 )
+from appliance.store import secrets
 from appliance.store.keyring import Keyring
 from appliance.store.ledger import Ledger
+from appliance.store.secrets import SECRET_PREFIX, SECRETS_MAX
 from appliance.store.state import Snapshot, Tables
 
 __all__ = ["Registry", "Snapshot"]
@@ -121,6 +129,18 @@ class Registry:
 
         await self._run(command())
 
+    async def set_isolation(self, *, tenant_id: str, isolation: Isolation, actor: str) -> Tenant:
+        """Say how strongly a tenant's sandboxes are kept apart. Raises NotFound."""
+
+        async def command() -> Tenant:
+            tenant = self._tenant(tenant_id)
+            if tenant.isolation != isolation:
+                event = TenantIsolationSet(tenant_id=tenant_id, isolation=isolation)
+                await self._commit(event, tenant_id, actor, tenant_id)
+            return self._tenant(tenant_id)
+
+        return await self._run(command())
+
     async def create_key(self, *, key: ApiKey, actor: str) -> ApiKey:
         """Record an API key made by the caller.
 
@@ -139,16 +159,33 @@ class Registry:
 
         return await self._run(command())
 
-    async def revoke_key(self, *, key_id: str, actor: str) -> ApiKey:
-        """Revoke a key; revoking it again changes nothing. Raises NotFound."""
+    async def revoke_key(
+        self, *, key_id: str, actor: str, with_issued: bool = True
+    ) -> tuple[ApiKey, ...]:
+        """Revoke a key and, unless told not to, every key issued with it, however indirectly.
 
-        async def command() -> ApiKey:
+        Args:
+            key_id: the key.
+            actor: who asks.
+            with_issued: False leaves the keys it issued in force.
+
+        Returns:
+            The key, then what else was revoked; revoking it again changes nothing more.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+
+        async def command() -> tuple[ApiKey, ...]:
             key = self.snapshot.key(key_id)
             if key is None:
                 raise NotFound("There is no such key.")
-            if not key.revoked_ns:
-                await self._commit(KeyRevoked(key_id=key_id), key.tenant_id, actor, key_id)
-            return self.snapshot.key(key_id) or key
+            issued = self._issued_with(key_id) if with_issued else []
+            fresh = [k for k in issued if not k.revoked_ns]
+            # The key itself last: a crash in between leaves a revocation that can be repeated.
+            for one in (*reversed(fresh), *(() if key.revoked_ns else (key,))):
+                await self._commit(KeyRevoked(key_id=one.id), one.tenant_id, actor, one.id)
+            return tuple(self.snapshot.key(k.id) or k for k in (key, *fresh))
 
         return await self._run(command())
 
@@ -173,7 +210,9 @@ class Registry:
 
         async def command() -> None:
             model = self._model(model_id)
+            gone = {secret.id for secret in self.snapshot.secrets(model_id)}
             await self._commit(ModelRemoved(model_id=model_id), model.tenant_id, actor, model_id)
+            await self._forget(model.tenant_id, gone)
 
         await self._run(command())
 
@@ -401,7 +440,93 @@ class Registry:
 
         await self._run(command())
 
+    async def set_secret(
+        self, *, tenant_id: str, model_name: str, name: str, value: bytes, actor: str
+    ) -> Secret:
+        """Set or replace a secret of a model; makes the model if its name is free.
+
+        Raises:
+            InputInvalid: a name is not legal.
+            NotFound: there is no such tenant.
+            QuotaExceeded: the model has as many secrets as a model may have.
+        """
+        require_name(model_name, "model")
+        require_name(name, "secret")
+
+        async def command() -> Secret:
+            self._tenant(tenant_id)
+            events: list[Event] = []
+            model = self.snapshot.model(tenant_id, model_name)
+            if model is None:
+                model = self._new_model(tenant_id, model_name, "", actor)
+                events.append(ModelCreated(model=model))
+            before = self.snapshot.secret(model.id, name)
+            if before is None and len(self.snapshot.secrets(model.id)) >= SECRETS_MAX:
+                raise QuotaExceeded(f"A model has at most {SECRETS_MAX} secrets; remove one.")
+            secret_id = clock.new_id(SECRET_PREFIX)
+            box = await asyncio.to_thread(
+                secrets.seal, self._keyring, tenant_id, secret_id, f"{model.id}\0{name}", value
+            )
+            secret = Secret(
+                id=secret_id,
+                model_id=model.id,
+                tenant_id=tenant_id,
+                name=name,
+                box=box,
+                set_ns=clock.now_ns(),
+                set_by=actor,
+            )
+            try:
+                await self._commit([*events, SecretSet(secret=secret)], tenant_id, actor, model.id)
+            except (DiskFull, CapacityExhausted):  # certainly not recorded
+                await self._forget(tenant_id, {secret_id})
+                raise
+            if before is not None:
+                await self._forget(tenant_id, {before.id})
+            return secret
+
+        return await self._run(command())
+
+    async def remove_secret(self, *, model_id: str, name: str, actor: str) -> None:
+        """Remove a secret and destroy the key of its value. Raises NotFound."""
+
+        async def command() -> None:
+            model = self._model(model_id)
+            secret = self.snapshot.secret(model_id, name)
+            if secret is None:
+                raise NotFound("There is no such secret.")
+            event = SecretRemoved(model_id=model_id, name=name)
+            await self._commit(event, model.tenant_id, actor, model_id)
+            await self._forget(model.tenant_id, {secret.id})
+
+        await self._run(command())
+
+    def secret_value(self, secret: Secret) -> bytes:
+        """What a secret is; for a sandbox of its model only.
+
+        Raises:
+            NotFound: it was replaced or removed meanwhile, or its tenant was.
+            StoreCorrupt: it is damaged.
+        """
+        return secrets.value(self._keyring, secret)
+
     # --- helpers -----------------------------------------------------------------------------
+
+    def _issued_with(self, key_id: str) -> list[ApiKey]:
+        """Keys issued with this one, and with those, nearest first; revoked ones included."""
+        found: list[ApiKey] = []
+        issuers = {key_id}
+        keys = self.snapshot.keys()
+        while issuers:
+            layer = [k for k in keys if k.created_by in issuers]
+            found += layer
+            issuers = {k.id for k in layer}
+        return found
+
+    async def _forget(self, tenant_id: str, secret_ids: set[str]) -> None:
+        """Destroy the keys of secrets; what a crash leaves is destroyed at the next start."""
+        if secret_ids:
+            await asyncio.to_thread(self._keyring.drop_object_keys, tenant_id, secret_ids)
 
     async def _run(self, command: Coroutine[Any, Any, T]) -> T:
         async def locked() -> T:

@@ -21,12 +21,15 @@ from appliance.events import (
     KeyRevoked,
     ModelCreated,
     ModelRemoved,
+    SecretRemoved,
+    SecretSet,
     TenantCreated,
+    TenantIsolationSet,
     TenantRemoved,
     VersionRegistered,
     VersionRetired,
 )
-from appliance.records import Alias, ApiKey, Entry, Model, Tenant, Version
+from appliance.records import Alias, ApiKey, Entry, Model, Secret, Tenant, Version
 from appliance.store.keyring import Keyring
 from appliance.store.seal import box_open, box_seal
 from appliance.store.state import REGISTRY_EVENTS, Snapshot, Tables
@@ -63,8 +66,10 @@ class RegistryRows:
         match event:
             case TenantCreated(tenant=tenant):
                 self._tenant(con, tenant)
+            case TenantIsolationSet(tenant_id=tenant_id, isolation=isolation):
+                con.execute("UPDATE tenant SET isolation = ? WHERE id = ?", [isolation, tenant_id])
             case TenantRemoved(tenant_id=tenant_id):
-                for table in ("api_key", "model", "version", "alias"):
+                for table in ("api_key", "model", "version", "alias", "secret"):
                     con.execute(f"DELETE FROM {table} WHERE tenant_id = ?", [tenant_id])  # noqa: S608
                 con.execute("DELETE FROM tenant WHERE id = ?", [tenant_id])
             case KeyCreated(key=key):
@@ -86,6 +91,7 @@ class RegistryRows:
                 )
                 con.execute("DELETE FROM version WHERE model_id = ?", [model_id])
                 con.execute("DELETE FROM alias WHERE model_id = ?", [model_id])
+                con.execute("DELETE FROM secret WHERE model_id = ?", [model_id])
             case VersionRegistered(version=version):
                 self._version(con, version)
             case VersionRetired(model_id=model_id, number=number):
@@ -100,10 +106,21 @@ class RegistryRows:
                     "DELETE FROM alias WHERE model_id = ? AND tag = ?",
                     [model_id, actor_tag(self._key, name)],
                 )
+            case SecretSet(secret=secret):
+                self._secret(con, secret)
+            case SecretRemoved(model_id=model_id, name=name):
+                con.execute(
+                    "DELETE FROM secret WHERE model_id = ? AND tag = ?",
+                    [model_id, actor_tag(self._key, name)],
+                )
 
     def _tenant(self, con: Connection, tenant: Tenant) -> None:
-        sealed = self._seal("", f"tenant\0{tenant.id}", tenant)
-        con.execute("INSERT INTO tenant VALUES (?, ?, ?)", [tenant.id, tenant.created_ns, sealed])
+        sealed = self._seal(tenant.id, f"tenant\0{tenant.id}", tenant)
+        if sealed is not None:
+            con.execute(
+                "INSERT INTO tenant VALUES (?, ?, ?, ?)",
+                [tenant.id, tenant.created_ns, tenant.isolation, sealed],
+            )
 
     def _api_key(self, con: Connection, key: ApiKey) -> None:
         sealed = self._seal(key.tenant_id, f"api_key\0{key.id}", key)
@@ -156,6 +173,16 @@ class RegistryRows:
                 ],
             )
 
+    def _secret(self, con: Connection, secret: Secret) -> None:
+        tag = actor_tag(self._key, secret.name)
+        place = f"secret\0{secret.model_id}\0{tag.hex()}"
+        sealed = self._seal(secret.tenant_id, place, secret)
+        if sealed is not None:
+            con.execute(
+                "INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?)",
+                [secret.model_id, tag, secret.tenant_id, secret.set_ns, sealed],
+            )
+
     def _seal(self, tenant_id: str, place: str, record: Any) -> bytes | None:
         """The record sealed to its row; ``None`` when its tenant was removed since."""
         plain = msgspec.json.encode(record)
@@ -181,8 +208,9 @@ class RegistryRows:
             query: ``Projection.query``.
         """
         tables = Tables()
-        for row_id, sealed in query("SELECT id, sealed FROM tenant"):
-            tenant = self._open("", f"tenant\0{row_id}", sealed, Tenant)
+        for row_id, isolation, sealed in query("SELECT id, isolation, sealed FROM tenant"):
+            tenant = self._open(row_id, f"tenant\0{row_id}", sealed, Tenant)
+            tenant = replace(tenant, isolation=isolation)
             tables.tenants[tenant.id] = tenant
             tables.names["", tenant.name] = tenant.id
         for row_id, tenant_id, revoked_ns, sealed in query(
@@ -210,4 +238,9 @@ class RegistryRows:
         ):
             alias = self._open(tenant_id, f"alias\0{model_id}\0{tag.hex()}", sealed, Alias)
             tables.aliases.setdefault(model_id, {})[alias.name] = alias
+        for model_id, tag, tenant_id, sealed in query(
+            "SELECT model_id, tag, tenant_id, sealed FROM secret"
+        ):
+            secret = self._open(tenant_id, f"secret\0{model_id}\0{tag.hex()}", sealed, Secret)
+            tables.secrets.setdefault(model_id, {})[secret.name] = secret
         return tables.freeze()

@@ -28,12 +28,25 @@ from appliance.events import (
     ModelRemoved,
     ReservationRemoved,
     ReservationSet,
+    SecretRemoved,
+    SecretSet,
     TenantCreated,
+    TenantIsolationSet,
     TenantRemoved,
     VersionRegistered,
     VersionRetired,
 )
-from appliance.records import Alias, ApiKey, EgressRule, Entry, Model, Reservation, Tenant, Version
+from appliance.records import (
+    Alias,
+    ApiKey,
+    EgressRule,
+    Entry,
+    Model,
+    Reservation,
+    Secret,
+    Tenant,
+    Version,
+)
 from appliance.store.keyring import Keyring
 from appliance.store.seal import RootKey, box_open, box_seal, replace_file
 from appliance.store.verify import State, root_of
@@ -45,6 +58,7 @@ REGISTRY_EVENTS: dict[str, type[Event]] = {
     cls.KIND: cls
     for cls in (
         TenantCreated,
+        TenantIsolationSet,
         TenantRemoved,
         KeyCreated,
         KeyRevoked,
@@ -58,6 +72,8 @@ REGISTRY_EVENTS: dict[str, type[Event]] = {
         ReservationRemoved,
         EgressRuleAdded,
         EgressRuleRemoved,
+        SecretSet,
+        SecretRemoved,
     )
 }
 
@@ -72,6 +88,7 @@ class Snapshot:
         "_models",
         "_names",
         "_reservations",
+        "_secrets",
         "_tenants",
         "_versions",
         "seq",
@@ -88,6 +105,7 @@ class Snapshot:
         self._aliases = tables.aliases
         self._reservations = tables.reservations
         self._egress = tables.egress
+        self._secrets = tables.secrets
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -165,6 +183,20 @@ class Snapshot:
         """A tenant's egress rules in the order they are tried."""
         return self._egress.get(tenant_id, ())
 
+    def secrets(self, model_id: str) -> tuple[Secret, ...]:
+        """Secrets of a model, by name; their values stay sealed."""
+        found = self._secrets.get(model_id, {})
+        return tuple(found[name] for name in sorted(found))
+
+    def secret(self, model_id: str, name: str) -> Secret | None:
+        """One secret."""
+        return self._secrets.get(model_id, {}).get(name)
+
+    def secret_ids(self, tenant_id: str) -> set[str]:
+        """The ids of every secret of a tenant."""
+        found = (s for by_name in self._secrets.values() for s in by_name.values())
+        return {s.id for s in found if s.tenant_id == tenant_id}
+
     def blob_ids(self) -> set[str]:
         """Blobs that some version refers to, retired ones included."""
         return {v.artifact.blob.id for vs in self._versions.values() for v in vs}
@@ -180,6 +212,7 @@ class Tables:
         "models",
         "names",
         "reservations",
+        "secrets",
         "seq",
         "tenants",
         "versions",
@@ -196,6 +229,7 @@ class Tables:
         self.aliases: dict[str, dict[str, Alias]] = {}
         self.reservations: dict[tuple[str, int], Reservation] = {}
         self.egress: dict[str, tuple[EgressRule, ...]] = {}
+        self.secrets: dict[str, dict[str, Secret]] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -210,6 +244,7 @@ class Tables:
         tables.aliases = dict(snapshot._aliases)
         tables.reservations = dict(snapshot._reservations)
         tables.egress = dict(snapshot._egress)
+        tables.secrets = dict(snapshot._secrets)
         return tables
 
     def freeze(self) -> Snapshot:
@@ -238,13 +273,15 @@ class Tables:
         if isinstance(event, TenantRemoved):
             missing.discard(event.tenant_id)
 
-    def apply(self, event: Event, seq: int, time_ns: int) -> None:  # noqa: C901, PLR0915 - events
+    def apply(self, event: Event, seq: int, time_ns: int) -> None:
         """Change the tables as a durable event says; ``time_ns`` is the entry's time."""
         self.seq = seq
         match event:
             case TenantCreated(tenant=tenant):
                 self.tenants[tenant.id] = tenant
                 self.names["", tenant.name] = tenant.id
+            case TenantIsolationSet(tenant_id=tenant_id, isolation=isolation):
+                self.tenants[tenant_id] = replace(self.tenants[tenant_id], isolation=isolation)
             case TenantRemoved(tenant_id=tenant_id):
                 self._remove_tenant(tenant_id)
             case KeyCreated(key=key):
@@ -264,6 +301,12 @@ class Tables:
                 versions[number - 1] = replace(versions[number - 1], retired_ns=time_ns)
                 self.versions[model_id] = tuple(versions)
                 self.reservations.pop((model_id, number), None)
+            case _:
+                self._apply_named(event)
+
+    def _apply_named(self, event: Event) -> None:
+        """The events on what a model has by name: aliases and secrets."""
+        match event:
             case AliasSet(alias=alias):
                 aliases = self.aliases.get(alias.model_id, {})
                 self.aliases[alias.model_id] = {**aliases, alias.name: alias}
@@ -280,6 +323,12 @@ class Tables:
             case EgressRuleRemoved(tenant_id=tenant_id, rule_id=rule_id):
                 kept = tuple(r for r in self.egress[tenant_id] if r.id != rule_id)
                 self.egress[tenant_id] = kept
+            case SecretSet(secret=secret):
+                found = self.secrets.get(secret.model_id, {})
+                self.secrets[secret.model_id] = {**found, secret.name: secret}
+            case SecretRemoved(model_id=model_id, name=name):
+                found = self.secrets[model_id]
+                self.secrets[model_id] = {n: s for n, s in found.items() if n != name}
             case _:
                 raise KeyError(event.KIND)
 
@@ -296,8 +345,9 @@ class Tables:
         self._forget(model_id)
 
     def _remove_tenant(self, tenant_id: str) -> None:
-        tenant = self.tenants.pop(tenant_id)
-        del self.names["", tenant.name]
+        tenant = self.tenants.pop(tenant_id, None)  # none: its creation is unreadable already
+        if tenant is not None:
+            del self.names["", tenant.name]
         self.egress.pop(tenant_id, None)
         self.keys = {k: v for k, v in self.keys.items() if v.tenant_id != tenant_id}
         for model in [m for m in self.models.values() if m.tenant_id == tenant_id]:
@@ -309,6 +359,7 @@ class Tables:
         """Drop what belongs to a model that is gone."""
         self.versions.pop(model_id, None)
         self.aliases.pop(model_id, None)
+        self.secrets.pop(model_id, None)
         self.reservations = {k: v for k, v in self.reservations.items() if k[0] != model_id}
 
 
@@ -320,6 +371,7 @@ class _Section(msgspec.Struct):
     aliases: list[Alias]
     reservations: list[Reservation] = []
     egress: tuple[EgressRule, ...] = ()
+    secrets: list[Secret] = []
 
 
 class _File(msgspec.Struct):
@@ -348,6 +400,7 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             aliases=[a for m in models for a in snapshot.aliases(m.id)],
             reservations=[r for r in snapshot.reservations() if r.tenant_id == tenant.id],
             egress=snapshot.egress_rules(tenant.id),
+            secrets=[s for m in models for s in snapshot.secrets(m.id)],
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -418,6 +471,8 @@ def _add(tables: Tables, section: _Section) -> None:
         tables.reservations[one.model_id, one.number] = one
     if section.egress:
         tables.egress[section.egress[0].tenant_id] = section.egress
+    for secret in section.secrets:
+        tables.secrets.setdefault(secret.model_id, {})[secret.name] = secret
 
 
 def registry_view(snapshot: Snapshot) -> dict[str, Any]:
@@ -435,4 +490,5 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
             for t in snapshot.tenants()
             if (rules := snapshot.egress_rules(t.id))
         },
+        "secrets": {m.id: msgspec.to_builtins(snapshot.secrets(m.id)) for m in models},
     }

@@ -19,6 +19,7 @@ VALUES = {
     "model": "fraud",
     "version": "1",
     "alias": "live",
+    "secret": "db-password",
     "seq": "1",
     "slug": "not-found",
     "sandbox_id": "box_1",

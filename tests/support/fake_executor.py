@@ -15,6 +15,7 @@ from typing import Any
 from appliance import clock
 from appliance.errors import (
     InvokeTimeout,
+    IsolationUnavailable,
     LoadFailed,
     LoadTimeout,
     ModelRaised,
@@ -23,6 +24,7 @@ from appliance.errors import (
     RunnerCrashed,
     RunnerProtocol,
 )
+from appliance.records import Isolation
 from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
@@ -246,6 +248,10 @@ class FakeExecutor:
         self.sandboxes[sandbox.id] = sandbox
         self.made_ahead += 1
         return sandbox
+
+    def require_isolation(self, isolation: Isolation) -> None:
+        if isolation == "gvisor":
+            raise IsolationUnavailable("A fake executor has no gVisor.")
 
     def has_installed(self, key: ZygoteKey) -> bool:
         return key.deps_key not in self.gone

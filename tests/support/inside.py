@@ -20,9 +20,9 @@ import msgspec
 
 from appliance import api, clock, config
 from appliance.auth.peer import Peer
-from appliance.errors import ModelRaised, RunnerCrashed
+from appliance.errors import IsolationUnavailable, ModelRaised, RunnerCrashed
 from appliance.node import Node
-from appliance.records import Artifact, ArtifactFile, Manifest, Version
+from appliance.records import Artifact, ArtifactFile, Isolation, Manifest, Version
 from appliance.sandbox.gpu_place import Places
 from appliance.sandbox.spec import (
     LimitsReport,
@@ -117,6 +117,10 @@ class EchoExecutor:
 
     async def create_ahead(self, key: ZygoteKey) -> EchoSandbox:
         return EchoSandbox(key.spec)
+
+    def require_isolation(self, isolation: Isolation) -> None:
+        if isolation == "gvisor":
+            raise IsolationUnavailable("Sandboxes that only echo have no kernel.")
 
     def has_installed(self, key: ZygoteKey) -> bool:
         return True

@@ -15,6 +15,8 @@ BODIES: dict[str, Any] = {
     "TenantNew": {"name": "fresh"},
     "KeyNew": {"name": "fresh", "role": "owner"},
     "ApplianceKeyNew": {"name": "fresh", "role": "auditor"},
+    "IsolationSet": {"isolation": "standard"},
+    "SecretValue": {"value": "test"},
     "AliasSet": {"version": 1, "reason": "test"},
     "Secret": {"passphrase": "wrong"},
     "BackupTo": {"path": "/nowhere/at/all"},

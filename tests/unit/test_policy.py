@@ -17,6 +17,7 @@ TABLE: dict[str, set[str]] = {
         "self:read", "tenant:read", "tenant:create", "tenant:remove", "key:read", "key:create",
         "key:revoke", "model:read", "audit:read", "metrics:read", "node:read", "config:read",
         "sandbox:read", "egress:read", "egress:set",
+        "tenant:isolate",
     },
     "operator": {
         "self:read", "tenant:read", "model:read", "alias:set", "sandbox:read", "sandbox:stop",
@@ -31,6 +32,7 @@ TABLE: dict[str, set[str]] = {
         "self:read", "tenant:read", "key:read", "key:create", "key:revoke", "model:read",
         "model:register", "model:remove", "version:retire", "alias:set", "model:invoke",
         "audit:read", "reservation:set", "egress:read",
+        "secret:read", "secret:set", "secret:remove",
     },
     "caller": {"self:read", "model:invoke"},
 }  # fmt: skip

@@ -148,9 +148,9 @@ async def test_keys_are_recorded_and_revoked_once(store):
         await store.registry.create_key(key=key("one"), actor=ACTOR)
     with pytest.raises(NotFound):
         await store.registry.create_key(key=key("three", "ten_none"), actor=ACTOR)
-    revoked = await store.registry.revoke_key(key_id="one", actor=ACTOR)
+    (revoked,) = await store.registry.revoke_key(key_id="one", actor=ACTOR)
     assert revoked.revoked_ns > 0
-    assert await store.registry.revoke_key(key_id="one", actor=ACTOR) == revoked
+    assert await store.registry.revoke_key(key_id="one", actor=ACTOR) == (revoked,)
     with pytest.raises(NotFound):
         await store.registry.revoke_key(key_id="none", actor=ACTOR)
     snapshot = store.registry.snapshot

@@ -7,11 +7,12 @@ Read next: ``tenants``, ``models``, ``calls``, ``audit``.
 
 from __future__ import annotations
 
-from appliance.api.native import audit, calls, models, tenants, uploads
+from appliance.api.native import audit, calls, models, secrets, tenants, uploads
 
 OPERATIONS = (
     *tenants.OPERATIONS,
     *models.OPERATIONS,
+    *secrets.OPERATIONS,
     *uploads.OPERATIONS,
     *calls.OPERATIONS,
     *audit.OPERATIONS,

@@ -8,15 +8,16 @@ Read next: ``auth.api_key`` (what a key is), ``store.registry`` (where it is rec
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from appliance import wire
 from appliance.api import shapes
 from appliance.api.dispatch import Context
-from appliance.api.operation import Operation
+from appliance.api.operation import Operation, Query
 from appliance.auth import api_key
-from appliance.errors import Forbidden, InputInvalid, Malformed, NameTaken
-from appliance.policy import is_within, require_scopes
+from appliance.errors import Forbidden, InputInvalid, IsolationUnavailable, Malformed, NameTaken
+from appliance.policy import Decision, is_within, require_scopes, right_of_scope
 from appliance.records import ApiKey, Role, require_name
 from appliance.wire import Reply, json_reply
 
@@ -67,6 +68,24 @@ async def remove_tenant(context: Context) -> Reply:
     return Reply(status=204)
 
 
+async def set_isolation(context: Context) -> Reply:
+    """Say how strongly a tenant's sandboxes are kept apart; sandboxes that run weaker are ended.
+
+    A version may ask for more in its manifest, never for less.
+    """
+    body = await context.request.json(shapes.IsolationSet)
+    if body.isolation != "standard" and context.node.sandbox_problem() is None:
+        context.services.executor().require_isolation(body.isolation)
+    tenant = await context.services.store.registry.set_isolation(
+        tenant_id=context.tenant.id, isolation=body.isolation, actor=context.principal.id
+    )
+    if context.node.sandbox_problem() is None:
+        pool = context.services.pool()
+        mine = {box.version_key for box in pool.list() if box.tenant_id == tenant.id}
+        await asyncio.gather(*(pool.evict(key) for key in mine))
+    return json_reply(shapes.tenant_doc_from_tenant(tenant))
+
+
 async def list_keys(context: Context) -> Reply:
     """A tenant's API keys, revoked and expired ones included; never their secrets."""
     keys = context.snapshot.keys(context.tenant.id)
@@ -111,10 +130,9 @@ async def _issue(
     tenant: str,
 ) -> Reply:
     scopes = require_scopes(tuple(body.scopes))
-    if not is_within(context.principal.scopes, scopes):
-        raise Forbidden("A narrowed key cannot issue a key with more rights than its own.")
     role: Role = body.role
     store = context.services.store
+    _require_may_issue(context, scopes, tenant_id)
     key, secret = api_key.issue(
         store.secret("api-key-pepper"),
         tenant_id=tenant_id,
@@ -124,6 +142,7 @@ async def _issue(
         expires_in_days=body.expires_in_days,
         scopes=scopes,
     )
+    key = replace(key, expires_ns=min(key.expires_ns, _end_of_narrowed(context)))
     await store.registry.create_key(key=key, actor=context.principal.id)
     base = f"/api/v1/tenants/{tenant}/keys" if tenant else "/api/v1/keys"
     return json_reply(
@@ -133,21 +152,60 @@ async def _issue(
     )
 
 
+def _require_may_issue(context: Context, scopes: tuple[str, ...], tenant_id: str) -> None:
+    """Return if the caller may issue a key with these scopes.
+
+    An appliance-wide key gives a tenant its first key and no other: with a second one it could read
+    what only the tenant may. A narrowed key hands on nothing it may not do itself.
+
+    Raises:
+        Forbidden: it may not.
+    """
+    principal = context.principal
+    if principal.kind != "api-key":
+        return
+    if tenant_id and not principal.tenant_id and context.snapshot.keys(tenant_id):
+        raise Forbidden(
+            "An appliance-wide key issues a tenant's first key only.",
+            hint="Use the tenant's owner key, or 'appliance key create' on the appliance itself.",
+        )
+    if not principal.scopes:
+        return
+    if not is_within(principal.scopes, scopes) or not all(
+        context.policy.decide(principal, right, tenant_id=tenant_id, model=model) is Decision.ALLOW
+        for right, model in map(right_of_scope, scopes)
+    ):
+        raise Forbidden("A narrowed key cannot issue a key with more rights than its own.")
+
+
+def _end_of_narrowed(context: Context) -> int:
+    """When the caller's key ends, if it is a narrowed one: what it issues ends with it."""
+    own = context.snapshot.key(context.principal.id) if context.principal.scopes else None
+    return own.expires_ns if own else 1 << 63
+
+
 async def _revoke(context: Context, tenant_id: str, tenant: str) -> Reply:
     key = context.snapshot.key(context.request.params["key_id"])
     if key is None or key.tenant_id != tenant_id:
         raise wire.not_found()
-    if not key.revoked_ns:
-        key = await context.services.store.registry.revoke_key(
-            key_id=key.id, actor=context.principal.id
-        )
-    return json_reply(shapes.key_doc_from_key(key, tenant))
+    keep = context.request.query.get("issued", "revoke")
+    if keep not in ("revoke", "keep"):
+        raise Malformed("'issued' is 'revoke' or 'keep'.")
+    revoked = await context.services.store.registry.revoke_key(
+        key_id=key.id, actor=context.principal.id, with_issued=keep == "revoke"
+    )
+    return json_reply(shapes.revoked_from_keys(revoked, tenant))
 
 
 def _newest_first(keys: Any) -> list[ApiKey]:
     return sorted(keys, key=lambda key: (-key.created_ns, key.id))
 
 
+_ISSUED = Query(
+    name="issued",
+    doc="What becomes of the keys that were issued with this one.",
+    schema={"type": "string", "enum": ["revoke", "keep"], "default": "revoke"},
+)
 _KEYS = "/api/v1/tenants/{tenant}/keys"
 
 OPERATIONS = (
@@ -198,6 +256,16 @@ OPERATIONS = (
         status=204,
     ),
     Operation(
+        method="PUT",
+        path="/api/v1/tenants/{tenant}/isolation",
+        permission="tenant:isolate",
+        handler=set_isolation,
+        summary="Set a tenant's isolation",
+        body=shapes.IsolationSet,
+        reply=shapes.TenantDoc,
+        problems=(Malformed, InputInvalid, IsolationUnavailable),
+    ),
+    Operation(
         method="GET",
         path=_KEYS,
         permission="key:read",
@@ -222,7 +290,9 @@ OPERATIONS = (
         permission="key:revoke",
         handler=revoke_key,
         summary="Revoke a tenant's API key",
-        reply=shapes.KeyDoc,
+        reply=shapes.KeyRevoked,
+        query=(_ISSUED,),
+        problems=(Malformed,),
     ),
     Operation(
         method="GET",
@@ -252,6 +322,8 @@ OPERATIONS = (
         place="appliance",
         handler=revoke_appliance_key,
         summary="Revoke an appliance-wide API key",
-        reply=shapes.KeyDoc,
+        reply=shapes.KeyRevoked,
+        query=(_ISSUED,),
+        problems=(Malformed,),
     ),
 )
