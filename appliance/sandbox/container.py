@@ -25,6 +25,7 @@ from appliance import clock
 from appliance.errors import (
     ApplianceError,
     BuildFailed,
+    GpuOutOfMemory,
     InvokeTimeout,
     LoadFailed,
     LoadTimeout,
@@ -38,6 +39,7 @@ from appliance.errors import (
 from appliance.sandbox import hardening, kernel, limits, scripts
 from appliance.sandbox.freezer import Brake
 from appliance.sandbox.gpu_place import Part
+from appliance.sandbox.gpu_watch import GpuWatched
 from appliance.sandbox.hardening import Slot
 from appliance.sandbox.link import GuestFault, Link, LinkLost, ReplyOverCap, Sink
 from appliance.sandbox.runtimes.language import Language
@@ -119,6 +121,7 @@ class PodmanSandbox:
             cpu_ms=kernel.cpu_ms(sample.pids),
             last_used_ns=self._last_used_ns,
             gpus=self.spec.gpu_units,
+            gpu_memory_bytes=self._executor.gpu_watch.sample(self.id).used_bytes,
         )
 
     async def start(self, runtime_folder: str, language: Language, wheels: str) -> None:
@@ -426,10 +429,22 @@ class PodmanSandbox:
             ),
         )
 
+        if spec.gpu_units:
+            self._executor.gpu_watch.watch(
+                self.id,
+                GpuWatched(
+                    units=spec.gpu_units,
+                    uids=(self.slot.root_uid, self.slot.user_uid),
+                    pidfd=self._pidfd,
+                    share_bytes=spec.resources.gpu_memory_bytes,
+                ),
+            )
+
     def _on_exit(self) -> None:
         """The first process ended (its pidfd became readable)."""
         asyncio.get_running_loop().remove_reader(self._pidfd)
         self._executor.watchdog.unwatch(self.id)
+        self._executor.gpu_watch.unwatch(self.id)
         self._ended.set()
         self._state = "killed"
         asyncio.get_running_loop().call_later(0.2, self.link.end)
@@ -487,11 +502,20 @@ class PodmanSandbox:
         ended = self._ended.is_set()
         destroyed = self._destroying is not None
         over = self._executor.watchdog.sample(self.id).over
+        over_gpu = self._executor.gpu_watch.sample(self.id).over
         code, kernel_killed = self.link.exit_code, False
         if ended and not destroyed and (code is None or self.level == "enforced"):
             code, kernel_killed = await self._inspect_exit(code)
         tail = self.stderr_tail()
         await asyncio.shield(self.destroy())
+        if over_gpu:
+            size = self.spec.resources.gpu_memory_bytes
+            raise GpuOutOfMemory(
+                f"The model used more than its {size // (1024 * 1024)} MiB of GPU memory.",
+                stderr=tail,
+                hint="raise [resources] gpu_memory_mb in appliance.toml",
+                limit_bytes=size,
+            )
         if over or kernel_killed or self.link.exit_kind == "memory":
             raise self._out_of_memory(tail)
         if not ended:
@@ -534,6 +558,7 @@ class PodmanSandbox:
                 await asyncio.wait_for(self._ended.wait(), _END_TIMEOUT_S)
             asyncio.get_running_loop().remove_reader(self._pidfd)
         executor.watchdog.unwatch(self.id)
+        executor.gpu_watch.unwatch(self.id)
         await self.link.close()
         removed = True
         if self._made:
@@ -542,6 +567,7 @@ class PodmanSandbox:
             os.close(self._pidfd)
             self._pidfd = -1
         executor.watchdog.forget(self.id)
+        executor.gpu_watch.forget(self.id)
         await asyncio.to_thread(shutil.rmtree, self._box, ignore_errors=True)
         self._ended.set()
         if removed:

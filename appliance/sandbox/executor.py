@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from appliance import config
 from appliance.records import Isolation
-from appliance.sandbox.gpu_place import Places
+from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
     LimitsReport,
@@ -127,6 +127,10 @@ class Executor(Protocol):
         Raises:
             IsolationUnavailable: they cannot; the hint says what to install.
         """
+        ...
+
+    async def gpu_fills(self) -> dict[str, Fill]:
+        """How full each unit is now, by its id; without those of which nothing tells."""
         ...
 
     async def start(self) -> None:

@@ -22,7 +22,7 @@ from appliance.errors import GpuLost
 from appliance.sandbox import gpu_bundle, gpu_cdi, gpu_nvml
 from appliance.sandbox.gpu_cdi import Libraries
 from appliance.sandbox.gpu_nvml import Driver
-from appliance.sandbox.gpu_place import Gpu, Part
+from appliance.sandbox.gpu_place import Fill, Gpu, Part
 
 _LOG = logging.getLogger(__name__)
 NVIDIA, AMD = "nvidia.com", "amd.com"
@@ -189,6 +189,17 @@ class Gpus:
             keeps_groups=vendor == AMD,
             reads_driver=vendor == NVIDIA,
         )
+
+    def fills(self) -> dict[str, Fill]:
+        """How full each NVIDIA unit is; nothing where no driver tells. Blocking."""
+        units = frozenset(g.id for g in self.inventory.gpus if g.vendor == NVIDIA)
+        if not units or not self.inventory.driver:
+            return {}
+        try:
+            return {fill.unit: fill for fill in gpu_nvml.usage(units)[1]}
+        except OSError as error:
+            _LOG.warning("%s", error)
+            return {}
 
     def _driver(self, vendor: str) -> str:
         return next((g.driver for g in self.inventory.gpus if g.vendor == vendor and g.driver), "")

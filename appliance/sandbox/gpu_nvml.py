@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from appliance.sandbox.gpu_place import Fill
+
 _LOG = logging.getLogger(__name__)
 _LOCK = threading.Lock()
 _CAPABILITIES = "/proc/driver/nvidia/capabilities"
@@ -42,15 +44,6 @@ class Use:
     unit: str
     pid: int
     used_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
-    """How full a unit is: memory in bytes, compute in percent (-1: not told)."""
-
-    unit: str
-    used_bytes: int
-    busy_percent: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +89,7 @@ def find() -> Driver:
     return Driver(version=version, facts=tuple(facts))
 
 
-def usage(units: frozenset[str]) -> tuple[list[Use], list[Level]]:
+def usage(units: frozenset[str]) -> tuple[list[Use], list[Fill]]:
     """Who uses how much of these units, and how full they are; blocking.
 
     Raises:
@@ -105,7 +98,7 @@ def usage(units: frozenset[str]) -> tuple[list[Use], list[Level]]:
     import pynvml
 
     uses: list[Use] = []
-    levels: list[Level] = []
+    fills: list[Fill] = []
     try:
         with _nvml() as nvml:
             for unit in units:
@@ -114,14 +107,14 @@ def usage(units: frozenset[str]) -> tuple[list[Use], list[Level]]:
                 busy = -1
                 with contextlib.suppress(pynvml.NVMLError):  # a partition does not tell
                     busy = int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-                levels.append(Level(unit=unit, used_bytes=int(memory.used), busy_percent=busy))
+                fills.append(Fill(unit=unit, used_bytes=int(memory.used), busy_percent=busy))
                 for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
                     if one.usedGpuMemory is not None:
                         use = Use(unit=unit, pid=int(one.pid), used_bytes=int(one.usedGpuMemory))
                         uses.append(use)
     except pynvml.NVMLError as error:
         raise OSError(f"NVML does not answer: {error}") from error
-    return uses, levels
+    return uses, fills
 
 
 def _facts(nvml: Any, number: int) -> list[Fact]:

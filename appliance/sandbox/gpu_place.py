@@ -1,6 +1,6 @@
 """PURE: which GPUs a sandbox gets, and who holds which.
 
-Owns: ``Gpu``, ``Hold``, ``Part``, and the placement rules below.
+Owns: ``Gpu``, ``Hold``, ``Fill``, ``Part``, and the placement rules below.
 Never: does I/O; finds GPUs (``gpu``) or puts them into a container (``hardening``).
 Read next: ``gpu`` (the machine's inventory), ``pool`` (who takes and gives back).
 
@@ -56,6 +56,15 @@ class Hold:
     tenant_id: str
     units: tuple[str, ...]
     share_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fill:
+    """How full a unit is: memory in bytes, compute in percent (-1: not told)."""
+
+    unit: str
+    used_bytes: int
+    busy_percent: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,8 @@ from appliance.records import Isolation
 from appliance.sandbox import hardening, images, kernel, limits, tiers
 from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.gpu import Gpus
-from appliance.sandbox.gpu_place import Places
+from appliance.sandbox.gpu_place import Fill, Places
+from appliance.sandbox.gpu_watch import GpuWatch
 from appliance.sandbox.link import Sink
 from appliance.sandbox.mounts import Remounter
 from appliance.sandbox.netns import Netns
@@ -142,6 +143,7 @@ class PodmanExecutor:
         self._version = ""
         self.cgroup_parent = ""
         self.gpus = Gpus(settings, data_dir / "gpu")
+        self.gpu_watch = GpuWatch()
         self.places = Places()
 
     @property
@@ -162,6 +164,11 @@ class PodmanExecutor:
         if self._netns is None:
             raise PodmanUnavailable("Podman's service is not running.")
         return self._netns
+
+    async def gpu_fills(self) -> dict[str, Fill]:
+        """See ``Executor.gpu_fills``."""
+        found: dict[str, Fill] = await self.run(self.gpus.fills)
+        return found
 
     async def start(self) -> None:
         """See ``Executor.start``."""
@@ -196,6 +203,7 @@ class PodmanExecutor:
         self._remounter = Remounter(self.service.keeper_pid)
         self._netns = Netns(self.service.keeper_pid)
         self.watchdog.start()
+        self.gpu_watch.start()
         for level in ("enforced", "supervised"):
             for tail, gpu in (("", False), ("-gpu", True)):
                 profile = json.dumps(hardening.seccomp_profile(level, gpu=gpu))
@@ -210,6 +218,7 @@ class PodmanExecutor:
         """See ``Executor.close``."""
         await asyncio.gather(*(box.destroy() for box in list(self._sandboxes.values())))
         self.watchdog.stop()
+        await asyncio.to_thread(self.gpu_watch.stop)
         if self._remounter is not None:
             await asyncio.to_thread(self._remounter.stop)
         if self._netns is not None:

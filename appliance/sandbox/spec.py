@@ -165,6 +165,7 @@ class SandboxInfo:
     cpu_ms: int
     last_used_ns: int
     gpus: tuple[str, ...] = ()
+    gpu_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

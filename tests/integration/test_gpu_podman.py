@@ -16,7 +16,10 @@ import pytest
 from boxes import RUN_MODEL, box, pieces, spec_of, tar_of
 
 from appliance import config
-from appliance.errors import CapacityExhausted, GpuLost, RunnerCrashed
+from appliance.errors import CapacityExhausted, GpuLost, GpuOutOfMemory, RunnerCrashed
+from appliance.sandbox import kernel
+from appliance.sandbox.gpu_nvml import Use
+from appliance.sandbox.gpu_watch import GpuWatch
 from appliance.sandbox.podman import PodmanExecutor
 from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import MIB, Request, SandboxSpec
@@ -207,3 +210,22 @@ answer = True
         async with box(executor, spec_of("none")) as one:
             with pytest.raises(Exception, match="Errno"):
                 await one.run(grab.format(size=MIB))
+
+
+async def test_more_gpu_memory_than_declared_ends_the_sandbox_with_its_own_problem(
+    tmpfs_dir: Path, data_dir: Path, settings: config.Sandbox
+) -> None:
+    async with engine(tmpfs_dir, data_dir, settings) as executor:
+        spec = spec_of("one", gpus=1, gpu_memory_bytes=100 * MIB, gpu_units=(fake_gpus.id_of(0),))
+        executor.gpu_watch.stop()
+        uses: list[Use] = []
+        executor.gpu_watch = GpuWatch(lambda _units: (uses, []), poll_s=0.05)
+        executor.gpu_watch.start()
+        async with box(executor, spec) as one:
+            mine = kernel.descendants(one.sandbox.info().pid)
+            uses.append(Use(unit=fake_gpus.id_of(0), pid=mine[0], used_bytes=90 * MIB))
+            assert await one.run("import time; time.sleep(0.3); answer = 1") == 1
+            assert one.sandbox.info().gpu_memory_bytes == 90 * MIB
+            uses.append(Use(unit=fake_gpus.id_of(0), pid=mine[0], used_bytes=11 * MIB))
+            with pytest.raises(GpuOutOfMemory, match="100 MiB of GPU memory"):
+                await one.run("import time; time.sleep(20)")

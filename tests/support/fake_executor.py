@@ -25,7 +25,7 @@ from appliance.errors import (
     RunnerProtocol,
 )
 from appliance.records import Isolation
-from appliance.sandbox.gpu_place import Places
+from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
     LimitsReport,
@@ -217,6 +217,9 @@ class FakeExecutor:
         self.made_ahead = 0
         self.held: list[bool] = []
         self.gone: set[str] = set()
+
+    async def gpu_fills(self) -> dict[str, Fill]:
+        return {}
 
     async def start(self) -> None:
         pass

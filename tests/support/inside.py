@@ -23,7 +23,7 @@ from appliance.auth.peer import Peer
 from appliance.errors import IsolationUnavailable, ModelRaised, RunnerCrashed
 from appliance.node import Node
 from appliance.records import Artifact, ArtifactFile, Isolation, Manifest, Version
-from appliance.sandbox.gpu_place import Places
+from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.spec import (
     LimitsReport,
     Reply,
@@ -105,6 +105,9 @@ class EchoExecutor:
             level="enforced", mechanism="none needed", memory="-", pids="-", cpu="-", detail="-"
         )
         self.places = Places()
+
+    async def gpu_fills(self) -> dict[str, Fill]:
+        return {}
 
     async def start(self) -> None:
         pass
