@@ -22,7 +22,7 @@ from typing import Literal
 import psutil
 
 from appliance import config
-from appliance.sandbox import images
+from appliance.sandbox import gpu, images
 from appliance.sandbox.limits import PROBE_RUNTIME
 from appliance.sandbox.runtimes import RUNTIMES, with_compiler
 
@@ -55,6 +55,7 @@ def checks(settings: config.Settings) -> tuple[Check, ...]:
         _runtimes,
         _key_file,
         _cgroups,
+        _gpus,
     )
     return tuple(check for probe in probes for check in probe(settings))
 
@@ -289,3 +290,20 @@ def _cgroups(settings: config.Settings) -> Iterator[Check]:
             detail,
             "boot with cgroup version 2, or set sandbox.accept_supervised_limits = true",
         )
+
+
+def _gpus(settings: config.Settings) -> Iterator[Check]:
+    """What models may use; a machine without a GPU is as good as any."""
+    if settings.sandbox.gpu_mode == "off":
+        yield _ok("gpu", "switched off (sandbox.gpu_mode)")
+        return
+    found = gpu.find(settings.sandbox)
+    for problem in found.problems:
+        yield _warn("gpu", problem, gpu.fix_of(problem))
+    counts: dict[str, int] = {}
+    for one in found.gpus:
+        counts[one.text] = counts.get(one.text, 0) + 1
+    listed = ", ".join(f"{number} x {text}" for text, number in counts.items())
+    driver = f", driver {found.driver}" if found.driver else ""
+    if listed or not found.problems:
+        yield _ok("gpu", f"{listed}{driver}" if listed else "none; models run on the processor")

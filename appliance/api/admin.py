@@ -82,6 +82,8 @@ class SandboxDoc(Document):
     rss_bytes: int
     memory_bytes: int
     cpu_ms: int
+    gpus: list[str]
+    gpu_memory_bytes: int
 
 
 class SandboxList(Document):

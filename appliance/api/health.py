@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from appliance import config, wire
 from appliance.api.dispatch import Context
+from appliance.api.gpus import gpu_totals
 from appliance.api.operation import PUBLIC, Operation
 from appliance.api.shapes import Document
 from appliance.metrics import CONTENT_TYPE
@@ -71,6 +72,8 @@ async def metrics(context: Context) -> Reply:
         boxes = pool.list()
         counters.set_gauge("calls_waiting", pool.waiting)
         counters.set_gauge("sandboxes", len(boxes))
+        for name, number in (await gpu_totals(context)).items():
+            counters.set_gauge(name, number)
         counters.set_gauge("sandbox_memory_bytes", sum(box.rss_bytes for box in boxes))
     return Reply(body=counters.text(), content_type=CONTENT_TYPE)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from appliance import clock, wire
 from appliance.api.dispatch import Context
+from appliance.api.gpus import gpu_rows, gpu_totals, index_of_gpu
 from appliance.errors import FieldError, InputInvalid
 from appliance.records import LIVE, Entry, Model, Version
 from appliance.store import CallStats
@@ -74,6 +75,7 @@ def sandbox_rows(context: Context) -> Rows:
         return []
     snapshot = context.snapshot
     rows = []
+    places = context.services.pool().places
     for box in context.services.pool().list():
         model_id, _, number = box.version_key.rpartition("/")
         tenant = snapshot.tenant_by_id(box.tenant_id)
@@ -92,6 +94,8 @@ def sandbox_rows(context: Context) -> Rows:
                 "rss_bytes": box.rss_bytes,
                 "memory_bytes": box.memory_bytes,
                 "cpu_ms": box.cpu_ms,
+                "gpus": [index_of_gpu(places, unit) for unit in box.gpus],
+                "gpu_memory_bytes": box.gpu_memory_bytes,
             }
         )
     return rows
@@ -163,6 +167,7 @@ async def _dashboard(context: Context) -> tuple[Rows, Extras]:
         "versions": sum(len(snapshot.versions(model.id)) for model in models),
         "keys": sum(1 for key in snapshot.keys(None) if not key.revoked_ns),
         **_pool_numbers(context),
+        **await gpu_totals(context),
     }
     problems = [row for row in await _check_rows(context) if row["state"] in ("fail", "warn")]
     return rows, {
@@ -334,7 +339,11 @@ async def _sandboxes(context: Context) -> tuple[Rows, Extras]:
     pool = context.services.pool()
     rows = sandbox_rows(context)
     numbers = {"running": len(rows), "max": pool.instances_max, "waiting": pool.waiting}
-    return rows, {"pool": numbers}
+    return rows, {"pool": numbers, **await gpu_totals(context)}
+
+
+async def _gpus(context: Context) -> tuple[Rows, Extras]:
+    return await gpu_rows(context), await gpu_totals(context)
 
 
 async def _audit(context: Context) -> tuple[Rows, Extras]:
@@ -420,6 +429,7 @@ VIEWS: dict[str, Callable[[Context], Awaitable[tuple[Rows, Extras]]]] = {
     "models": _models,
     "versions": _versions,
     "sandboxes": _sandboxes,
+    "gpus": _gpus,
     "audit": _audit,
     "health": _health,
 }

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "backup": ("backup", "backup", "Backups: make, verify, restore."),
     "config": ("settings", "config", "Settings: explain, check."),
     "runtime": ("runtime", "runtime", "Base images of languages: build, list."),
+    "gpu": ("gpu", "gpu", "GPUs: list them and who has them."),
     "tui": ("tui", "tui", "Open the console."),
 }
 

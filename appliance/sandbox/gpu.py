@@ -66,10 +66,23 @@ def find(settings: config.Sandbox) -> Inventory:
         for unit in gpus
         if _unusable(unit)
     )
+    if driver.version and not _is_there("/dev/nvidia-uvm"):
+        problems += ("/dev/nvidia-uvm is not there, so no CUDA program runs",)
     usable = tuple(unit for unit in gpus if unit.nodes and not _unusable(unit))
     return Inventory(
         gpus=usable, libraries=libraries, driver=driver.version, problems=tuple(problems)
     )
+
+
+def fix_of(problem: str) -> str:
+    """What to do about one of ``Inventory.problems``."""
+    if "NVML" in problem:
+        return "nvidia-smi says more; the driver may need to be loaded again, or the machine booted"
+    if "nvidia-uvm" in problem:
+        return "run at each boot: nvidia-modprobe -u -c 0"
+    if "opened" in problem:
+        return "let the service user open the nodes: usermod -aG render,video USER"
+    return "generate the spec again, readable for all: nvidia-ctk cdi generate --output=FILE"
 
 
 def joined(driver: Driver, listed: Iterable[Gpu]) -> list[Gpu]:
@@ -139,6 +152,7 @@ class Gpus:
         self._folder = folder
         self._lock = threading.Lock()
         self.inventory = Inventory()
+        self.driver = gpu_nvml.Session()
 
     def start(self) -> Inventory:
         """Look at the machine, and remove bundles nothing uses; before anything runs. Blocking."""
@@ -196,7 +210,7 @@ class Gpus:
         if not units or not self.inventory.driver:
             return {}
         try:
-            return {fill.unit: fill for fill in gpu_nvml.usage(units)[1]}
+            return {fill.unit: fill for fill in self.driver.usage(units)[1]}
         except OSError as error:
             _LOG.warning("%s", error)
             return {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,6 @@ from typing import Any, Literal
 from appliance.sandbox.gpu_place import Fill
 
 _LOG = logging.getLogger(__name__)
-_LOCK = threading.Lock()
 _CAPABILITIES = "/proc/driver/nvidia/capabilities"
 
 
@@ -55,32 +53,18 @@ class Driver:
     problem: str = ""
 
 
-@contextlib.contextmanager
-def _nvml() -> Iterator[ModuleType]:
-    """NVML, initialised for the block; one user at a time.
-
-    Raises:
-        pynvml.NVMLError: there is no driver, or it does not answer.
-    """
-    import pynvml
-
-    with _LOCK:
-        pynvml.nvmlInit()
-        try:
-            yield pynvml
-        finally:
-            pynvml.nvmlShutdown()
-
-
 def find() -> Driver:
     """The driver and its GPUs; nothing where there is none. Blocking."""
     import pynvml
 
     try:
-        with _nvml() as nvml:
-            version = str(nvml.nvmlSystemGetDriverVersion())
-            facts = [fact for number in range(nvml.nvmlDeviceGetCount())
-                     for fact in _facts(nvml, number)]  # fmt: skip
+        pynvml.nvmlInit()
+        try:
+            version = str(pynvml.nvmlSystemGetDriverVersion())
+            count = int(pynvml.nvmlDeviceGetCount())
+            facts = [fact for number in range(count) for fact in _facts(pynvml, number)]
+        finally:
+            pynvml.nvmlShutdown()
     except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
         return Driver()
     except pynvml.NVMLError as error:
@@ -89,31 +73,57 @@ def find() -> Driver:
     return Driver(version=version, facts=tuple(facts))
 
 
-def usage(units: frozenset[str]) -> tuple[list[Use], list[Fill]]:
-    """Who uses how much of these units, and how full they are; blocking.
+class Session:
+    """NVML kept open between questions, because opening it takes long; used from any thread."""
 
-    Raises:
-        OSError: the driver does not answer, or lost a GPU.
-    """
-    import pynvml
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: ModuleType | None = None
 
+    def usage(self, units: frozenset[str]) -> tuple[list[Use], list[Fill]]:
+        """Who uses how much of these units, and how full they are; blocking.
+
+        Raises:
+            OSError: the driver does not answer, or lost a GPU. The next call opens it anew.
+        """
+        import pynvml
+
+        with self._lock:
+            try:
+                if self._open is None:
+                    pynvml.nvmlInit()
+                    self._open = pynvml
+                return _usage(pynvml, units)
+            except pynvml.NVMLError as error:
+                self._end()
+                raise OSError(f"NVML does not answer: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the driver; idempotent."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        nvml, self._open = self._open, None
+        if nvml is not None:
+            with contextlib.suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
+
+
+def _usage(nvml: Any, units: frozenset[str]) -> tuple[list[Use], list[Fill]]:
     uses: list[Use] = []
     fills: list[Fill] = []
-    try:
-        with _nvml() as nvml:
-            for unit in units:
-                handle = nvml.nvmlDeviceGetHandleByUUID(unit)
-                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-                busy = -1
-                with contextlib.suppress(pynvml.NVMLError):  # a partition does not tell
-                    busy = int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-                fills.append(Fill(unit=unit, used_bytes=int(memory.used), busy_percent=busy))
-                for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                    if one.usedGpuMemory is not None:
-                        use = Use(unit=unit, pid=int(one.pid), used_bytes=int(one.usedGpuMemory))
-                        uses.append(use)
-    except pynvml.NVMLError as error:
-        raise OSError(f"NVML does not answer: {error}") from error
+    for unit in sorted(units):
+        handle = nvml.nvmlDeviceGetHandleByUUID(unit)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        busy = -1
+        with contextlib.suppress(nvml.NVMLError):  # a partition does not tell
+            busy = int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+        fills.append(Fill(unit=unit, used_bytes=int(memory.used), busy_percent=busy))
+        for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if one.usedGpuMemory is not None:
+                use = Use(unit=unit, pid=int(one.pid), used_bytes=int(one.usedGpuMemory))
+                uses.append(use)
     return uses, fills
 
 

@@ -2,7 +2,7 @@
 
 Owns: one thread that asks the driver twice a second while sandboxes with NVIDIA GPUs run.
 Never: places anything, or kills for anything but GPU memory.
-Read next: ``gpu_nvml.usage`` (what it asks), ``container`` (which problem the end becomes).
+Read next: ``gpu_nvml.Session`` (what it asks), ``container`` (which problem the end becomes).
 
 The driver gives every process what is free. Only versions of one tenant share a GPU, so a version
 over its budget harms its own tenant, for half a second.
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from appliance.sandbox import gpu_nvml, kernel
+from appliance.sandbox import kernel
 from appliance.sandbox.gpu_nvml import Use
 from appliance.sandbox.gpu_place import Fill
 
@@ -45,7 +45,7 @@ class GpuSample:
 class GpuWatch:
     """The thread; it sleeps while nobody is watched."""
 
-    def __init__(self, reader: Reader = gpu_nvml.usage, *, poll_s: float = POLL_S) -> None:
+    def __init__(self, reader: Reader, *, poll_s: float = POLL_S) -> None:
         """Start nothing yet.
 
         Args:

@@ -143,7 +143,7 @@ class PodmanExecutor:
         self._version = ""
         self.cgroup_parent = ""
         self.gpus = Gpus(settings, data_dir / "gpu")
-        self.gpu_watch = GpuWatch()
+        self.gpu_watch = GpuWatch(self.gpus.driver.usage)
         self.places = Places()
 
     @property
@@ -219,6 +219,7 @@ class PodmanExecutor:
         await asyncio.gather(*(box.destroy() for box in list(self._sandboxes.values())))
         self.watchdog.stop()
         await asyncio.to_thread(self.gpu_watch.stop)
+        self.gpus.driver.close()
         if self._remounter is not None:
             await asyncio.to_thread(self._remounter.stop)
         if self._netns is not None:

@@ -32,7 +32,7 @@ from appliance.errors import (
     LoadTimeout,
 )
 from appliance.sandbox.executor import Executor, Sandbox
-from appliance.sandbox.gpu_place import Hold
+from appliance.sandbox.gpu_place import Fill, Hold, Places
 from appliance.sandbox.keeper import Keeper, Load, Pace, free_bytes_min
 from appliance.sandbox.lease import Lease
 from appliance.sandbox.spec import ReservationInfo, SandboxInfo, SandboxSpec
@@ -163,6 +163,15 @@ class Pool:
     def waiting(self) -> int:
         """Calls waiting for a sandbox now."""
         return len(self._waiters)
+
+    @property
+    def places(self) -> Places:
+        """The GPUs there are and who holds them."""
+        return self._executor.places
+
+    async def gpu_fills(self) -> dict[str, Fill]:
+        """How full each GPU is now, by its id; without those of which nothing tells."""
+        return await self._executor.gpu_fills()
 
     @property
     def waiting_for_gpus(self) -> int:

@@ -120,7 +120,7 @@ def test_nobody_is_asked_while_nothing_with_a_gpu_runs() -> None:
 
 
 def test_the_fullest_unit_counts() -> None:
-    uses = [Use(unit=unit, pid=pid, used_bytes=size)
-            for unit, pid, size in (("a", 1, 5), ("a", 2, 5), ("b", 1, 9), ("c", 1, 99))]  # fmt: skip
+    rows = (("a", 1, 5), ("a", 2, 5), ("b", 1, 9), ("c", 1, 99))
+    uses = [Use(unit=unit, pid=pid, used_bytes=size) for unit, pid, size in rows]
     assert fullest(uses, ("a", "b"), {1, 2}) == 10
     assert fullest([], (), set()) == 0
