@@ -92,7 +92,7 @@ class EchoSandbox:
             id=self.id, version_key=self._spec.version_key, tenant_id=self._spec.tenant_id,
             state="ready" if self._spec.version_key else "zygote", pid=1,
             created_ns=clock.now_ns(), calls=self._calls, rss_bytes=1, memory_bytes=2, cpu_ms=3,
-            last_used_ns=clock.now_ns(),
+            last_used_ns=clock.now_ns(), gpus=self._spec.gpu_units,
         )  # fmt: skip
 
 
@@ -105,9 +105,10 @@ class EchoExecutor:
             level="enforced", mechanism="none needed", memory="-", pids="-", cpu="-", detail="-"
         )
         self.places = Places()
+        self.fills: dict[str, Fill] = {}
 
     async def gpu_fills(self) -> dict[str, Fill]:
-        return {}
+        return self.fills
 
     async def start(self) -> None:
         pass
