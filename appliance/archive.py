@@ -272,23 +272,11 @@ class Reader:
                 padding=-size % BLOCK,
                 digest=hashlib.sha256(),
                 size=size,
-                capture=bytearray() if self._is_captured(clean, size) else None,
+                capture=bytearray() if is_captured(clean, size, len(self._captured)) else None,
                 watcher=self._watch(clean),
             )
             if not size:
                 yield from self._close_member(self._member)
-
-    def _is_captured(self, path: str, size: int) -> bool:
-        """Whether a file's text is kept: what a manifest may be, or may name as requirements."""
-        if "/" in path:
-            return False
-        if path in LOCKS:
-            return size <= _LOCK_BYTES_MAX
-        if size > _CAPTURE_BYTES_MAX:
-            return False
-        if path in _CAPTURED_NAMES:
-            return True
-        return path.endswith(_CAPTURED_SUFFIXES) and len(self._captured) < _CAPTURE_FILES_MAX
 
     def _claim(self, path: str, *, is_directory: bool) -> None:
         """Refuse a second member that any file system could take for the first one."""
@@ -360,6 +348,25 @@ _KINDS = {
     b"S": "a sparse file",
     b"K": "a link with a long target",
 }
+
+
+def is_captured(path: str, size_bytes: int, count: int) -> bool:
+    """Whether a file's text is kept: what a manifest may be, or may name as requirements.
+
+    Args:
+        path: its path in the archive.
+        size_bytes: how large it is.
+        count: how many are kept already.
+    """
+    if "/" in path:
+        return False
+    if path in LOCKS:
+        return size_bytes <= _LOCK_BYTES_MAX
+    if size_bytes > _CAPTURE_BYTES_MAX:
+        return False
+    if path in _CAPTURED_NAMES:
+        return True
+    return path.endswith(_CAPTURED_SUFFIXES) and count < _CAPTURE_FILES_MAX
 
 
 def canonical_header(path: str, size: int, *, is_directory: bool, mode: int = 0) -> bytes:

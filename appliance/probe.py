@@ -32,11 +32,11 @@ _INFLATED_MAX = 64 * 1024 * 1024
 _MODULES_SCANNED_MAX = 4 * 1024 * 1024
 _PACKAGES_MAX = 64
 _STEP = 1024 * 1024
-_TEXT = rb"(?:\x8c.|X.\x00\x00\x00)"
 _MEMO = rb"(?:\x94|q.|r....)?"
 _SKLEARN_IN_PICKLE = re.compile(
-    rb"_sklearn_version" + _MEMO + _TEXT + rb"(\d{1,4}(?:\.[0-9a-z]{1,12}){1,5})", re.DOTALL
+    rb"_sklearn_version" + _MEMO + rb"(?:\x8c(.)|X(.)\x00\x00\x00)", re.DOTALL
 )
+_VERSION = re.compile(rb"\d{1,4}(?:\.[0-9a-z]{1,12}){1,5}")
 _SKLEARN_IN_SKOPS = re.compile(
     rb'"_sklearn_version":\s{0,4}\{[^{}]{0,300}?"content":\s{0,4}"\\"(\d{1,4}(?:\.[0-9a-z]{1,12}){1,5})\\""'
 )
@@ -48,7 +48,7 @@ _CLASS_IN_PICKLE = re.compile(
     + rb"\x8c.[A-Za-z_]\w{0,80}+"
     + _MEMO
     + rb"\x93"
-    rb"|(?:^|[^\w.])c([a-z_]\w{0,40}+)(?:\.[\w.]{0,120}+)?+\n[A-Za-z_]\w{0,80}+\n",
+    rb"|[^\w.]c([a-z_]\w{0,40}+)(?:\.[\w.]{0,120}+)?+\n[A-Za-z_]\w{0,80}+\n",
     re.DOTALL,
 )
 _CLASS_IN_SKOPS = re.compile(rb'"__module__":\s{0,4}"([a-z_]\w{0,40}+)(?:\.[\w.]{0,120}+)?+"')
@@ -94,7 +94,7 @@ class _Scan:
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
-        self._tail = b""
+        self._tail = b"\0"
         self._seen = 0
         self._begun = False
         self._inflate: zlib._Decompress | None = None
@@ -132,8 +132,9 @@ class _Scan:
         found = self._claims
         is_pickle = found.kind == "pickle"
         if not found.sklearn and b"_sklearn_version" in window:
-            pattern = _SKLEARN_IN_PICKLE if is_pickle else _SKLEARN_IN_SKOPS
-            found.sklearn = _first(pattern, window)
+            found.sklearn = (
+                _version_in_pickle(window) if is_pickle else _first(_SKLEARN_IN_SKOPS, window)
+            )
         if not is_pickle and not found.skops and b"_skops_version" in window:
             found.skops = _first(_SKOPS, window)
         if self._seen < _MODULES_SCANNED_MAX:
@@ -148,3 +149,13 @@ class _Scan:
 def _first(pattern: re.Pattern[bytes], window: bytes) -> str:
     match = pattern.search(window)
     return match[1].decode() if match else ""
+
+
+def _version_in_pickle(window: bytes) -> str:
+    """The text after the key, as long as its opcode says; empty while it is not all there."""
+    match = _SKLEARN_IN_PICKLE.search(window)
+    if match is None:
+        return ""
+    length = (match[1] or match[2])[0]
+    text = window[match.end() : match.end() + length]
+    return text.decode() if len(text) == length and _VERSION.fullmatch(text) else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from appliance.cli.tenant import confirm
 from appliance.errors import ApplianceError, ConfigInvalid, Gone, InputInvalid, NotFound
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/([a-z0-9-]+)(?::([0-9]+)|@([a-z0-9-]+))?$")
+_SAMPLE_CHARACTERS_MAX = 4096
 _SAMPLES = ("rows.json", "sample.json", "example.json")
 
 
@@ -81,22 +83,32 @@ def model() -> None:
     "push",
     examples=(
         "appliance model push build/model demo/breast-cancer",
+        "appliance model push iris.onnx demo/iris",
+        "appliance model push mlruns/1/models/m-1/artifacts demo/churn --dry-run",
         "appliance --url https://localhost:8443 --api-key-file k model push . demo/x",
     ),
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("path", metavar="FILE_OR_FOLDER", type=click.Path(path_type=Path))
 @click.argument("name", metavar="TENANT/NAME")
 @click.option("--if-changed", is_flag=True, help="Do nothing if the newest version is the same.")
+@click.option("--dry-run", is_flag=True, help="Send nothing; print the manifest it would have.")
 @pass_context
-def push(context: Context, folder: Path, name: str, if_changed: bool) -> None:
-    """Register the files of FOLDER as the next version of a model.
+def push(context: Context, path: Path, name: str, if_changed: bool, dry_run: bool) -> None:
+    """Register a folder or a single model file as the next version of a model.
 
-    The folder holds appliance.toml, which names the runtime and the entry point. Regular files
-    only; __pycache__ and .git stay behind; symbolic links are refused.
+    A folder may hold appliance.toml, which names the runtime and the entry point. Without one the
+    appliance recognises MLflow folders and .onnx, .skops, .joblib, .pkl and .rds files; versions
+    come from requirements.txt beside them or from the file's own record. Regular files only;
+    __pycache__ and .git stay behind; symbolic links are refused.
     """
     target = reference(name, is_model=True)
-    members = pack.scan(folder)
+    members = pack.scan(path)
     output = context.output
+    if dry_run:
+        _show_manifest(context, members)
+        return
+    if not any(member.name == "appliance.toml" for member in members):
+        pack.manifest_of(members)  # what is not recognised is said before it is sent
     with context.client(timeout_s=1800) as client:
         version = _unchanged(client, target, members) if if_changed else None
         if version is not None:
@@ -104,10 +116,33 @@ def push(context: Context, folder: Path, name: str, if_changed: bool) -> None:
         else:
             with output.progress("push") as advance:
                 version = _upload(client, target, members, advance)
-        curl = curl_line(context, version.get("url", ""), _sample(folder))
+        curl = curl_line(context, version.get("url", ""), _sample(path, version))
+    for note in version.get("notes", ()):
+        output.say(note)
     number = version["version"]
     output.data(
         {**version, "curl": curl}, f"{name} version {number}\n{version.get('url', '')}\n{curl}"
+    )
+
+
+def _show_manifest(context: Context, members: tuple[pack.Member, ...]) -> None:
+    """Print the manifest these files have or would get."""
+    from appliance.conventions.toml import text_of
+
+    manifest = pack.manifest_of(members)
+    text = text_of(manifest)
+    context.output.data(
+        {
+            "runtime": manifest.runtime,
+            "entry": manifest.entry,
+            "requirements": list(manifest.requirements),
+            "convention": manifest.convention,
+            "options": manifest.options,
+            "notes": list(manifest.notes),
+            "files": [member.name for member in members],
+            "appliance_toml": text,
+        },
+        text.rstrip("\n"),
     )
 
 
@@ -165,12 +200,18 @@ def _registered(lines: Iterator[str], advance: Advance) -> dict[str, Any]:
     )
 
 
-def _sample(folder: Path) -> str:
-    for name in _SAMPLES:
-        for place in (folder, folder.parent):
+def _sample(path: Path, version: dict[str, Any]) -> str:
+    """The ``--data`` of a first call: rows beside the model, else a body known to fit."""
+    for place in (path, path.parent) if path.is_dir() else (path.parent,):
+        for name in _SAMPLES:
             if (place / name).is_file():
-                return f"@{place / name}"
-    return "'{}'"
+                return shlex.quote(f"@{place / name}")
+    text = version.get("sample") or ""
+    if not text and version.get("input_schema"):
+        from appliance.conventions.samples import sample_of
+
+        text = json.dumps(sample_of(version["input_schema"]))
+    return shlex.quote(text if 0 < len(text) <= _SAMPLE_CHARACTERS_MAX else "{}")
 
 
 def curl_line(context: Context, url: str, data: str) -> str:

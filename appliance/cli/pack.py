@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import ArchiveRejected, FieldError
+from appliance.records import Manifest
 
 SKIPPED = frozenset(
     {
@@ -31,7 +32,7 @@ SKIPPED = frozenset(
         ".ipynb_checkpoints",
     }
 )
-MANIFEST = "appliance.toml"
+REQUIREMENTS = "requirements.txt"
 _PIECE_BYTES = 256 * 1024
 _END = b"\0" * 1024
 
@@ -46,19 +47,25 @@ class Member:
 
 
 def scan(folder: Path) -> tuple[Member, ...]:
-    """The files of a model folder in archive order.
+    """The files of a model folder in archive order; of a single file, itself and its versions.
+
+    Beside a single file, ``requirements.txt`` travels too: it says what the file was made with.
 
     Raises:
-        ArchiveRejected: there is no such folder, no manifest, or a member is a link, a device or
+        ArchiveRejected: there is no such file or folder, or a member is a link, a device or
             anything else that is neither a file nor a folder.
     """
-    if not folder.is_dir():
-        raise ArchiveRejected(f"{folder} is not a folder.")
-    if not (folder / MANIFEST).is_file():
-        raise ArchiveRejected(
-            f"{folder} has no {MANIFEST}, the file that says how the model is run.",
-            hint="see examples/ in the repository for a folder to start from",
+    if folder.is_symlink() and folder.is_file():
+        raise _rejected(folder.name, "is a symbolic link; name the file itself")
+    if folder.is_file():
+        beside = folder.parent / REQUIREMENTS
+        files = {folder, beside} if beside.is_file() and not beside.is_symlink() else {folder}
+        return tuple(
+            Member(name=path.name, path=path, size_bytes=path.stat().st_size)
+            for path in sorted(files, key=lambda path: path.name)
         )
+    if not folder.is_dir():
+        raise ArchiveRejected(f"{folder} is neither a file nor a folder.")
     return tuple(sorted(_walk(folder, folder), key=lambda m: m.name))
 
 
@@ -127,6 +134,27 @@ def _header(member: Member) -> bytes:
     info.size = member.size_bytes
     info.mode = 0o644
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def manifest_of(members: tuple[Member, ...]) -> Manifest:
+    """What the appliance will make of these files: their manifest, or the one it derives.
+
+    Raises:
+        ManifestInvalid: nothing is recognised, or what is written is wrong.
+    """
+    from appliance import archive, conventions, probe
+
+    captured: dict[str, bytes] = {}
+    probes = probe.Probes()
+    for member in members:
+        if archive.is_captured(member.name, member.size_bytes, len(captured)):
+            captured[member.name] = member.path.read_bytes()
+        watcher = probes.watch(member.name)
+        if watcher is not None:
+            with member.path.open("rb") as file:
+                while piece := file.read(_PIECE_BYTES):
+                    watcher(piece)
+    return conventions.manifest_of([m.name for m in members], captured, probes.claims)
 
 
 def digests(members: tuple[Member, ...]) -> dict[str, str]:

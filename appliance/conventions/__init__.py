@@ -82,6 +82,14 @@ def _unknown(paths: Sequence[str], top: set[str]) -> ManifestInvalid:
             f"Everything lies in the folder '{folder}'; the model's files belong at the top level.",
             hint=f"tar -C {folder} -c . (or: appliance model push {folder} TENANT/NAME)",
         )
+    for path in sorted(paths):
+        folder, _, file = path.rpartition("/")
+        if folder and file in (mlflow.FILE, manifest.FILE):
+            return ManifestInvalid(
+                f"The model is in the folder '{folder}', which has the {file}; that belongs at "
+                "the top level.",
+                hint=f"tar -C {folder} -c . (or: appliance model push {folder} TENANT/NAME)",
+            )
     named = ", ".join(f"'{path}'" for path in sorted(top)[:_SHOWN]) or "only folders"
     for path in sorted(top):
         reason = _NEEDS_CODE.get("." + path.rpartition(".")[2].lower())

@@ -31,6 +31,13 @@ _PATH = re.compile(r"[\w][\w. +-]{0,100}(?:/[\w][\w. +-]{0,100}){0,6}")
 _METHODS = frozenset({"predict", "predict_proba", "predict_log_proba", "decision_function"})
 _MLFLOW = ("mlflow", "mlflow-skinny", "mlflow-tracing")
 _NUMBER = {"type": "number"}
+_OTHER_FORMS: dict[str, Any] = {
+    "dataframe_split": "object",
+    "rows": "array",
+    "columns": ["object", "array"],
+    "instances": "array",
+    "inputs": ["object", "array"],
+}
 _TYPES: dict[str, dict[str, Any]] = {
     "boolean": {"type": "boolean"},
     "integer": {"type": "integer"},
@@ -200,24 +207,10 @@ def _schema(columns: dict[str, str]) -> dict[str, Any] | None:
         return None
     types = {name: _TYPES.get(kind, {}) for name, kind in columns.items()}
     records = {"type": "array", "items": {"type": "object", "properties": types}}
-    rows = {"type": "array", "items": {"type": "array", "maxItems": len(columns)}}
-    by_column = {name: {"type": "array", "items": kind} for name, kind in types.items()}
-    split = {
-        "type": "object",
-        "required": ["data"],
-        "properties": {"columns": {"type": "array"}, "index": {}, "data": rows},
-    }
+    others: dict[str, Any] = {key: {"type": kind} for key, kind in _OTHER_FORMS.items()}
     return {
         "type": ["object", "array"],
-        "properties": {
-            "dataframe_split": split,
-            "dataframe_records": records,
-            "records": records,
-            "rows": rows,
-            "columns": {"type": ["object", "array"], "properties": by_column},
-            "instances": {"type": "array"},
-            "inputs": {"type": ["object", "array"]},
-        },
+        "properties": {"dataframe_records": records, "records": records, **others},
     }
 
 

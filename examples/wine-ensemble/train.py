@@ -3,9 +3,8 @@
     python -m pip install -r requirements.txt
     python train.py out
 
-``out/`` is then a model folder (appliance.toml, model.py, linear.skops, trees.txt, weights.json) to
-push, and beside it lie ``rows.json``, wines held out of the training, and ``expected.json``, what the
-same two models answer for them in this process.
+``out/`` is then a model folder to push. Beside it lie ``rows.json``, wines held out of the
+training, and ``expected.json``, what the same two models answer for them in this process.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Models without a manifest: registered as their file or folder, called, and the numbers checked."""
+"""Models without a manifest: registered as they are, called, and the numbers checked."""
 
 from __future__ import annotations
 

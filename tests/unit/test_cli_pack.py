@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.cli import pack
-from appliance.errors import ArchiveRejected
+from appliance.errors import ArchiveRejected, ManifestInvalid
 
 
 @pytest.fixture
@@ -69,13 +69,32 @@ def test_a_pipe_is_refused(folder):
         pack.scan(folder)
 
 
-def test_a_folder_without_a_manifest_says_what_is_missing(tmp_path):
-    with pytest.raises(ArchiveRejected, match=r"appliance\.toml"):
-        pack.scan(tmp_path)
+def test_a_folder_in_which_nothing_is_recognised_says_what_to_write(tmp_path):
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(ManifestInvalid, match=r"no appliance\.toml.*'notes\.md'") as caught:
+        pack.manifest_of(pack.scan(tmp_path))
+    assert 'entry = "model:Model"' in caught.value.hint
+
+
+def test_a_single_file_travels_with_the_versions_beside_it(tmp_path):
+    (tmp_path / "iris.onnx").write_bytes(b"x")
+    (tmp_path / "other.txt").write_text("x")
+    assert [m.name for m in pack.scan(tmp_path / "iris.onnx")] == ["iris.onnx"]
+    (tmp_path / "requirements.txt").write_text("onnxruntime==1.30.0\n")
+    members = pack.scan(tmp_path / "iris.onnx")
+    assert [m.name for m in members] == ["iris.onnx", "requirements.txt"]
+    assert pack.manifest_of(members).requirements == ("onnxruntime==1.30.0",)
+
+
+def test_a_link_to_a_single_file_is_refused(tmp_path):
+    (tmp_path / "real.onnx").write_bytes(b"x")
+    (tmp_path / "iris.onnx").symlink_to("real.onnx")
+    with pytest.raises(ArchiveRejected, match="symbolic link"):
+        pack.scan(tmp_path / "iris.onnx")
 
 
 def test_no_folder_at_all_is_named(tmp_path):
-    with pytest.raises(ArchiveRejected, match="is not a folder"):
+    with pytest.raises(ArchiveRejected, match="is neither a file nor a folder"):
         pack.scan(tmp_path / "nothing")
 
 
