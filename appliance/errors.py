@@ -102,6 +102,17 @@ class Forbidden(CallerError):
     exit_code = EX_NOPERM
 
 
+class EgressDenied(CallerError):
+    """A model asked for a destination that no egress rule of its tenant allows.
+
+    Or for a name that leads to an address which only a rule naming it literally would open. IT
+    adds rules; each refusal is in the audit log.
+    """
+
+    slug, status, title = "egress-denied", 403, "Destination not allowed"
+    exit_code = EX_NOPERM
+
+
 class UnsealFailed(CallerError):
     """None of the unseal slots opens with what was given: a wrong passphrase or key file."""
 

@@ -172,8 +172,11 @@ class Invoker:
 
     async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
         isolation = provision.isolation_of(self._store, version.tenant_id)
-        spec = provision.spec_from_version(version, self._settings, isolation=isolation)
         secrets = provision.secrets_in_force(self._store, version)
+        outlets = provision.outlets_of_version(self._store, version)
+        spec = provision.spec_from_version(
+            version, self._settings, isolation=isolation, outlets=outlets
+        )
         files = provision.files_of_version(self._store, version)
         pool = self._pool()
         try:

@@ -117,7 +117,7 @@ class Lifecycle:
             created_by=principal_id,
         )
         progress("try", "loading the model in a sandbox", 0.8)
-        declared = await self._try(draft, model_id)
+        declared = await self._try(draft, model_id, model_name)
         for note in declared.notes[len(draft.manifest.notes) :]:
             progress("try", note, 0.9)
         progress("register", "writing the version", 0.95)
@@ -225,7 +225,7 @@ class Lifecycle:
             blob = await writer.commit()
         return Artifact(blob=blob, files=(*artifact.files, file))
 
-    async def _try(self, draft: Version, model_id: str) -> Manifest:
+    async def _try(self, draft: Version, model_id: str, model_name: str) -> Manifest:
         """Load the draft once in a sandbox of its own; its manifest with what that showed.
 
         The sandbox is then destroyed.
@@ -234,8 +234,11 @@ class Lifecycle:
             LoadFailed: it did not load, whatever way it failed.
         """
         isolation = provision.isolation_of(self._store, draft.tenant_id)
-        spec = provision.spec_from_version(draft, self._settings.sandbox, isolation=isolation)
         files = provision.files_of_version(self._store, draft, model_id=model_id)
+        outlets = provision.outlets_of_model(self._store, draft.tenant_id, model_name)
+        spec = provision.spec_from_version(
+            draft, self._settings.sandbox, isolation=isolation, outlets=outlets
+        )
         pool = self._pool()
         try:
             async with pool.lease(spec, files) as lease:

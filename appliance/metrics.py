@@ -63,6 +63,14 @@ class Metrics:
             "appliance_incidents", "Requests that ended in an internal error.",
             registry=self._registry,
         )  # fmt: skip
+        self._egress = Counter(
+            "appliance_egress_decisions", "Connections out of sandboxes, allowed or denied.",
+            ("decision",), registry=self._registry,
+        )  # fmt: skip
+        self._egress_bytes = Counter(
+            "appliance_egress_bytes", "Bytes of models' connections, sent or received by them.",
+            ("direction",), registry=self._registry,
+        )  # fmt: skip
         self._gauges = {
             name: Gauge(f"appliance_{name}", text, registry=self._registry)
             for name, text in GAUGES.items()
@@ -85,6 +93,15 @@ class Metrics:
         """Count an answered HTTP request; ``operation`` is an operation id or ``unmatched``."""
         self._requests.labels(operation, str(status)).inc()
         self._request_seconds.observe(total_us / 1e6)
+
+    def egress_decided(self, *, allowed: bool) -> None:
+        """Count a decision about a connection out of a sandbox."""
+        self._egress.labels("allowed" if allowed else "denied").inc()
+
+    def egress_passed(self, sent_bytes: int, received_bytes: int) -> None:
+        """Count the bytes of a connection that ended."""
+        self._egress_bytes.labels("sent").inc(sent_bytes)
+        self._egress_bytes.labels("received").inc(received_bytes)
 
     def incident(self) -> None:
         """Count an internal error."""

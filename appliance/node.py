@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appliance import __version__, clock, config, doctor
+from appliance.egress.guard import EgressGuard
 from appliance.errors import (
     AlreadyInitialised,
     ApplianceError,
@@ -72,6 +73,7 @@ class Services:
     lifecycle: Lifecycle
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
+    egress: EgressGuard
 
 
 class Node:
@@ -105,6 +107,7 @@ class Node:
         self._services: Services | None = None
         self._root: RootKey | None = None
         self._executor: Executor | None = None
+        self._guard: EgressGuard | None = None
         self._pool: Pool | None = None
         self._sandbox_problem: ApplianceError | None = None
         self._checked: tuple[doctor.Check, ...] = ()
@@ -308,12 +311,16 @@ class Node:
             await store.ledger.append(Unsealed(slot=root.slot, version=__version__), actor=_ACTOR)
             invoker = Invoker(store, self._require_pool, self.settings.sandbox, self.metrics)
             lifecycle = Lifecycle(store, self._require_pool, self._require_executor, self.settings)
+            self._guard = EgressGuard(
+                store, self.settings.egress, self.metrics, pool=self._require_pool
+            )
             services = Services(
                 store=store,
                 invoker=invoker,
                 lifecycle=lifecycle,
                 pool=self._require_pool,
                 executor=self._require_executor,
+                egress=self._guard,
             )
             await self._start_executor(store)
         except BaseException:
@@ -334,6 +341,7 @@ class Node:
     async def _start_executor(self, store: Store) -> None:
         await asyncio.to_thread(dependencies.sweep, self.data_dir)
         executor = self._executor_factory()
+        executor.guard = self._guard
         try:
             await executor.start()
         except ApplianceError as error:
@@ -417,6 +425,7 @@ class Node:
         if executor:
             await executor.close()
         self._sandbox_problem = None
+        await services.egress.close()
         with contextlib.suppress(ApplianceError):
             await services.store.ledger.append(SealedAgain(reason=reason), actor=_ACTOR)
         await services.store.close()

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from appliance import archive, config
+from appliance.egress import rules
 from appliance.errors import NotFound, SecretMissing
 from appliance.records import Isolation, Version, stronger
-from appliance.sandbox.spec import SandboxSpec
+from appliance.sandbox.spec import Outlets, SandboxSpec
 from appliance.store import Store
 
 
@@ -22,6 +23,7 @@ def spec_from_version(
     *,
     version_key: str = "",
     isolation: Isolation = "standard",
+    outlets: Outlets | None = None,
 ) -> SandboxSpec:
     """The sandbox a version runs in.
 
@@ -30,6 +32,7 @@ def spec_from_version(
         settings: supplies the idle time where the manifest does not.
         version_key: overrides the key under which sandboxes are shared, for a trial run.
         isolation: the least its tenant's sandboxes get; the version may ask for more.
+        outlets: the ways out that egress rules give it now.
     """
     manifest = version.manifest
     idle = manifest.idle_timeout_s
@@ -46,6 +49,7 @@ def spec_from_version(
         model_bytes=version.artifact.blob.size_bytes,
         idle_timeout_s=settings.idle_timeout_s if idle is None else idle,
         entry=manifest.entry,
+        outlets=outlets if tier == "standard" else None,  # others have a network stack inside
         container=manifest.container,
         options=manifest.options,
         isolation=tier,
@@ -79,6 +83,18 @@ def secrets_in_force(store: Store, version: Version, *, model_id: str = "") -> t
             missing=missing,
         )
     return tuple(found[name] for name in version.manifest.secrets)
+
+
+def outlets_of_version(store: Store, version: Version) -> Outlets | None:
+    """The ways out of a version's sandboxes by the egress rules of now; ``None`` for none."""
+    model = store.registry.snapshot.model_by_id(version.model_id)
+    return outlets_of_model(store, version.tenant_id, model.name) if model else None
+
+
+def outlets_of_model(store: Store, tenant_id: str, model: str) -> Outlets | None:
+    """The same for any version of a model, which need not exist yet."""
+    known = store.registry.snapshot.egress_rules(tenant_id)
+    return rules.outlets_for(known, model) if known else None
 
 
 def files_of_version(

@@ -36,7 +36,7 @@ from appliance.errors import (
     RunnerCrashed,
     RunnerProtocol,
 )
-from appliance.sandbox import hardening, kernel, limits, scripts
+from appliance.sandbox import egress, hardening, kernel, limits, scripts
 from appliance.sandbox.freezer import Brake
 from appliance.sandbox.gpu_place import Part
 from appliance.sandbox.gpu_watch import GpuWatched
@@ -86,6 +86,7 @@ class PodmanSandbox:
         self._key = key
         self._executor = executor
         self._box = executor.boxes / self.id
+        self._ways: egress.WaysOut | None = None
         self._pidfd = -1
         self._ended = asyncio.Event()
         self._destroying: asyncio.Task[None] | None = None
@@ -139,6 +140,8 @@ class PodmanSandbox:
         await asyncio.to_thread(self._prepare_box, names, language.name)
         await self.link.listen(self._box / "a.sock", uid=self.slot.user_uid)
         await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
+        if self._ways is not None:
+            await self._ways.serve()
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
         self._watch()
         await self._executor.run(self._executor.api.must, "post", f"/containers/{self.id}/start")
@@ -208,6 +211,8 @@ class PodmanSandbox:
         try:
             await self._executor.run(self._fit, spec)
             await self._brake.thaw()
+            if self._ways is not None:
+                await self._ways.serve()
         except (OSError, ApplianceError) as error:
             await asyncio.shield(self.destroy())
             raise RunnerCrashed(f"A sandbox made ahead cannot be used: {error}") from error
@@ -237,6 +242,7 @@ class PodmanSandbox:
         if self.level == "enforced":
             limit = hardening.cgroup_limits(spec)["memory"]["limit"]
             kernel.set_memory_max(self.pid, limit)
+        self._open_ways(spec)
 
     async def load(self, tar: AsyncIterator[bytes]) -> float:
         """See ``Sandbox.load``."""
@@ -247,6 +253,8 @@ class PodmanSandbox:
         header: dict[str, Any] = {"entry": self.spec.entry, "path": "/model", "deps": deps}
         if self.spec.options:
             header["options"] = self.spec.options
+        if self.spec.outlets is not None and self.spec.outlets.proxy:
+            header["proxy"] = hardening.PROXY_URL
         try:
             async with asyncio.timeout(limit_ms / 1000):
                 _, self.modules = await self.link.load(header, tar)
@@ -384,6 +392,10 @@ class PodmanSandbox:
             kernel.pin(self.pid, self.cores, _NICENESS)
         # Podman takes no inode quota.
         executor.remounter.set_quotas(self.pid, hardening.tmpfs_sizes(spec, build=bool(wheels)))
+        self._open_ways(spec)
+
+    def _open_ways(self, spec: SandboxSpec) -> None:
+        self._ways = egress.ways_out(self._executor, spec, self.id, self.pid, self._box)
 
     def _verify(self) -> None:
         """Check what the kernel says about the first process.
@@ -559,6 +571,8 @@ class PodmanSandbox:
             asyncio.get_running_loop().remove_reader(self._pidfd)
         executor.watchdog.unwatch(self.id)
         executor.gpu_watch.unwatch(self.id)
+        if self._ways is not None:
+            await self._ways.close()
         await self.link.close()
         removed = True
         if self._made:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from appliance import config
 from appliance.records import Isolation
+from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
@@ -110,6 +111,9 @@ class Executor(Protocol):
     def data_dir(self) -> Path:
         """Folder with ``runtimes/``, ``deps/`` and ``wheels/``."""
         ...
+
+    guard: Guard | None
+    """Who decides about connections out of sandboxes; without one there are none."""
 
     @property
     def limits(self) -> LimitsReport:

@@ -16,9 +16,11 @@ from typing import Any
 
 from appliance.sandbox.gpu_place import Part
 from appliance.sandbox.runtimes import RUNTIMES
-from appliance.sandbox.spec import MIB, Level, SandboxSpec
+from appliance.sandbox.spec import MIB, PROXY_ADDRESS, Level, SandboxSpec
 
 SHM_BYTES = 64 * MIB
+PROXY_URL = "http://{}:{}".format(*PROXY_ADDRESS)
+NO_PROXY = "localhost,127.0.0.1,::1"
 NOFILE = 1024
 FSIZE_AHEAD = 1 << 44
 _PAGE = 4096
@@ -182,6 +184,10 @@ def environment(spec: SandboxSpec) -> dict[str, str]:
     found = {f"{name}_NUM_THREADS": threads for name in names}
     found["VECLIB_MAXIMUM_THREADS"] = found.pop("VECLIB_MAXIMUM_NUM_THREADS")
     found["POLARS_MAX_THREADS"] = found.pop("POLARS_MAX_NUM_THREADS")
+    if spec.outlets is not None and spec.outlets.proxy:
+        for name in ("http_proxy", "https_proxy"):
+            found[name] = found[name.upper()] = PROXY_URL
+        found["no_proxy"] = found["NO_PROXY"] = NO_PROXY
     language = RUNTIMES.get(spec.runtime)
     return {
         **found,

@@ -33,6 +33,7 @@ from appliance.errors import (
 from appliance.records import Isolation
 from appliance.sandbox import hardening, images, kernel, limits, tiers
 from appliance.sandbox.container import PodmanSandbox
+from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu import Gpus
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.gpu_watch import GpuWatch
@@ -128,6 +129,7 @@ class PodmanExecutor:
         self.cores = sorted(os.sched_getaffinity(0))
         self.watchdog = limits.Watchdog()
         self.service: PodmanService | None = None
+        self.guard: Guard | None = None
         self._ids = ids
         self.slots = Slots(kernel.SubIds(uid_base=0, gid_base=0, count=0))
         self.api = Api(run_dir / "podman.sock")

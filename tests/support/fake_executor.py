@@ -25,6 +25,7 @@ from appliance.errors import (
     RunnerProtocol,
 )
 from appliance.records import Isolation
+from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
@@ -200,6 +201,7 @@ class FakeExecutor:
             level="enforced", mechanism="fake", memory="-", pids="-", cpu="-", detail="-"
         )
         self.places = Places()
+        self.guard: Guard | None = None
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.made = 0
         self.ended: list[str] = []

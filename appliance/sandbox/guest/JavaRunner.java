@@ -51,6 +51,7 @@ public final class JavaRunner {
         link = (SocketChannel) System.inheritedChannel();
         System.setIn(InputStream.nullInputStream());
         long started = System.nanoTime();
+        useProxy(System.getenv("HTTP_PROXY"));
         try {
             predict = load(System.getenv("APPLIANCE_ENTRY"), System.getenv("APPLIANCE_PATH"));
             System.out.flush();
@@ -59,6 +60,17 @@ public final class JavaRunner {
             report("", error);
         }
         while (true) serveOne();
+    }
+
+    // Java reads no environment for this, only its own properties.
+    private static void useProxy(String address) {
+        if (address == null || address.isEmpty()) return;
+        java.net.URI proxy = java.net.URI.create(address);
+        for (String kind : new String[] {"http", "https"}) {
+            System.setProperty(kind + ".proxyHost", proxy.getHost());
+            System.setProperty(kind + ".proxyPort", String.valueOf(proxy.getPort()));
+        }
+        System.setProperty("http.nonProxyHosts", "localhost|127.0.0.1|[::1]");
     }
 
     private static void serveOne() throws IOException {

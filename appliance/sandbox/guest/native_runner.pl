@@ -249,6 +249,10 @@ chdir $folder or fail('input', "$folder: $!");
 $ENV{APPLIANCE_ENTRY} = member($load, 'entry');
 $ENV{APPLIANCE_PATH} = $folder;
 $ENV{APPLIANCE_DEPS} = member($load, 'deps');
+if (my $proxy = member($load, 'proxy')) {
+    @ENV{qw(http_proxy https_proxy HTTP_PROXY HTTPS_PROXY)} = ($proxy) x 4;
+    @ENV{qw(no_proxy NO_PROXY)} = ('localhost,127.0.0.1,::1') x 2;
+}
 compile() if $mode eq 'compile';
 relay() if $mode eq 'relay';
 fail('entry', "The artifact has no '$command[0]'.") unless -x $command[0];

@@ -283,6 +283,10 @@ function report(channel, id, error) {
 
 async function load(channel, header) {
   const folder = header.path || '/model';
+  if (header.proxy) {
+    for (const name of ['http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY']) process.env[name] = header.proxy;
+    process.env.no_proxy = process.env.NO_PROXY = 'localhost,127.0.0.1,::1';
+  }
   await unpack(new Chunks(channel), folder);
   const own = path.join(folder, 'node_modules');
   if (header.deps && !fs.existsSync(own)) { // where require() and import both look

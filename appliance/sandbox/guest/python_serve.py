@@ -396,6 +396,14 @@ def is_module(folder: str, entry: str) -> bool:
     return os.path.isfile(os.path.join(folder, entry, "__init__.py"))
 
 
+def set_proxy(url: str) -> None:
+    """Have every client that looks for a proxy find this one."""
+    if url:
+        for name in ("http_proxy", "https_proxy"):
+            os.environ[name] = os.environ[name.upper()] = url
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
+
+
 class Runner:
     """IMPORT at most once, LOAD once, then answer REQ and PING for ever."""
 
@@ -452,6 +460,7 @@ class Runner:
     def load(self, header: dict[str, Any]) -> bytes:
         """Unpack the files, import the entry, make the predictor; names of what was imported."""
         path, deps = header.get("path", "/model"), header.get("deps")
+        set_proxy(header.get("proxy", ""))
         unpack(ChunkReader(self.channel), path)
         os.chdir(path)
         self.forget_shadowed(path)

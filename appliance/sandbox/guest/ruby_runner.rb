@@ -280,6 +280,10 @@ module ApplianceRunner
 
   def load_model(channel, header)
     folder = header['path'] || '/model'
+    unless header['proxy'].to_s.empty?
+      %w[http_proxy https_proxy HTTP_PROXY HTTPS_PROXY].each { |name| ENV[name] = header['proxy'] }
+      ENV['no_proxy'] = ENV['NO_PROXY'] = 'localhost,127.0.0.1,::1'
+    end
     unpack(Chunks.new(channel), folder)
     Dir.chdir(folder)
     $LOAD_PATH.unshift(folder)
