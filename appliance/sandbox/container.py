@@ -36,7 +36,7 @@ from appliance.errors import (
     RunnerCrashed,
     RunnerProtocol,
 )
-from appliance.sandbox import egress, hardening, kernel, limits, scripts
+from appliance.sandbox import egress, hardening, kernel, lacking, limits, scripts
 from appliance.sandbox.freezer import Brake
 from appliance.sandbox.gpu_place import Part
 from appliance.sandbox.gpu_watch import GpuWatched
@@ -262,13 +262,15 @@ class PodmanSandbox:
             await self._killed()
             raise LoadTimeout(
                 f"The model was not ready after {limit_ms} ms.",
+                hint="what it printed last is in 'stderr'; if it only needs longer, raise [limits] "
+                "load_timeout_ms in appliance.toml",
                 stderr=self.stderr_tail(),
                 limit_ms=limit_ms,
             ) from error
         except GuestFault as fault:
             await self._raise_load_fault(fault)
         except LinkLost as lost:
-            await self._raise_lost(lost)
+            await self._raise_lost(lost, is_loading=True)
         except BaseException:
             await asyncio.shield(self.destroy())
             raise
@@ -478,14 +480,12 @@ class PodmanSandbox:
         await asyncio.shield(self.destroy())
         if fault.kind == "memory":
             raise self._out_of_memory(tail)
-        detail = f"The model does not load: {fault.detail}"
-        missing: dict[str, Any] = {}
-        if fault.kind == "import" and fault.missing:
-            package = fault.missing.partition(".")[0]
-            missing = {"missing": package}
-            detail = f"The model needs package '{package}', which is not installed: {fault.detail}"
-        hint = "add it to requirements in appliance.toml" if missing else ""
-        raise LoadFailed(detail, hint=hint, stderr=list(tail), **missing)
+        lack = lacking.in_fault(
+            self.spec.runtime, kind=fault.kind, missing=fault.missing, detail=fault.detail
+        )
+        if lack:
+            raise lack.problem(tail)
+        raise LoadFailed(f"The model does not load: {fault.detail}", stderr=list(tail))
 
     async def _raise_call_fault(self, fault: GuestFault) -> NoReturn:
         await self.link.settle_logs()
@@ -500,7 +500,7 @@ class PodmanSandbox:
         self._last_used_ns = clock.now_ns()
         raise ModelRaised(fault.detail or "The model raised an exception.", stderr=tail)
 
-    async def _raise_lost(self, lost: LinkLost) -> NoReturn:
+    async def _raise_lost(self, lost: LinkLost, *, is_loading: bool = False) -> NoReturn:
         """The link ended while something was waited for: find out why, end the rest, say it."""
         if lost.protocol:
             await self._killed()
@@ -534,6 +534,9 @@ class PodmanSandbox:
             raise RunnerProtocol("The model closed its connection.", stderr=tail)
         if code is not None and code < 0:
             code = 128 - code
+        lack = lacking.in_last_words(code, tail) if is_loading else None
+        if lack:
+            raise lack.problem(tail)
         said = "was stopped" if destroyed else f"ended with exit code {code}"
         raise RunnerCrashed(
             f"The model's process {said} while it was working.", stderr=tail, exit_code=code

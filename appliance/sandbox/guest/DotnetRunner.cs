@@ -31,6 +31,8 @@ public static class DotnetRunner
     const int Piece = 1 << 20;
     const int Link = 100;
     const int CloseOnExec = 0x80000;
+    const string Wanted =
+        "Compile it for .NET Framework 4 or .NET Standard 2, or bring a newer .NET as an image.";
     static readonly UTF8Encoding Strict = new UTF8Encoding(false, true);
     static readonly UTF8Encoding Lenient = new UTF8Encoding(false, false);
 
@@ -116,8 +118,16 @@ public static class DotnetRunner
         string path = Path.Combine(folder, file);
         if (!File.Exists(path)) throw new Fault("entry", "The artifact has no file '" + file + "'.");
         bool isCompiled = file.EndsWith(".dll", StringComparison.Ordinal);
-        Assembly assembly = isCompiled ? Assembly.LoadFrom(path) : Assembly.GetExecutingAssembly();
-        Type type = assembly.GetType(name, false);
+        Type type;
+        try
+        {
+            Assembly own = Assembly.GetExecutingAssembly();
+            type = (isCompiled ? Assembly.LoadFrom(path) : own).GetType(name, false);
+        }
+        catch (BadImageFormatException)
+        {
+            throw new Fault("entry", "'" + file + "' is no assembly. " + Wanted);
+        }
         if (type == null) throw new Fault("entry", "'" + file + "' has no class '" + name + "'.");
         ConstructorInfo constructor = type.GetConstructor(new[] { typeof(string) });
         MethodInfo method = type.GetMethod("Predict", new[] { typeof(object) });
@@ -197,8 +207,10 @@ public static class DotnetRunner
             if (error is OutOfMemoryException) kind = "memory";
             if (fault != null) kind = fault.Kind;
             missing = Missing(error);
-            if (missing != "") kind = "import";
             detail = fault != null ? fault.Message : error.GetType().FullName + ": " + error.Message;
+            bool isNewer = IsNewer(error, missing);
+            if (isNewer) detail += ". " + Wanted;
+            if (missing != "") kind = isNewer ? "entry" : "import";
             if (fault == null)
             {
                 trace.Add(Shortened(detail, 500));
@@ -225,11 +237,24 @@ public static class DotnetRunner
         for (Exception at = error; at != null; at = at.InnerException)
         {
             var file = at as FileNotFoundException;
-            bool isAssembly = file != null && file.Message.StartsWith("Could not load file or assembly");
+            bool isAssembly = file != null && file.Message.StartsWith("Could not load");
             if (isAssembly && file.FileName != null) return file.FileName.Split(',')[0] + ".dll";
             if (at is DllNotFoundException) return at.Message.Split(' ')[0];
         }
         return "";
+    }
+
+    /// <summary>Whether something of the framework is missing, which newer ones have.</summary>
+    static bool IsNewer(Exception error, string missing)
+    {
+        if (missing != "") return missing == "netstandard.dll" || missing.StartsWith("System.");
+        for (Exception at = error; at != null; at = at.InnerException)
+        {
+            bool isType = at is TypeLoadException && at.Message.Contains("in assembly 'System.");
+            bool isMethod = at is MissingMethodException && at.Message.StartsWith("Method not found");
+            if (isType || isMethod) return true;
+        }
+        return false;
     }
 
     static string Shortened(string text, int size)
@@ -519,14 +544,11 @@ public static class DotnetRunner
                 }
                 made.Append(before == '[' ? "[]" : "]");
             }
-            else if (!(value is Delegate) && !IsFramework(type))
-            {
-                PutProperties(made, value, depth);
-            }
-            else
+            else if (value is Delegate || type.Assembly.Location.StartsWith("/usr/lib/mono/"))
             {
                 throw Unsendable("holds a " + type.FullName);
             }
+            else PutProperties(made, value, depth);
         }
 
         static void PutProperties(StringBuilder made, object value, int depth)
@@ -543,20 +565,13 @@ public static class DotnetRunner
             made.Append(before == '{' ? "{}" : "}");
         }
 
-        static bool IsFramework(Type type)
-        {
-            return type.Assembly.Location.StartsWith("/usr/lib/mono/", StringComparison.Ordinal);
-        }
-
         static bool IsMap(Type type)
         {
             if (typeof(IDictionary).IsAssignableFrom(type)) return true;
             foreach (Type one in type.GetInterfaces())
             {
-                if (one.IsGenericType && one.GetGenericTypeDefinition() == typeof(IDictionary<,>))
-                {
-                    return true;
-                }
+                Type general = one.IsGenericType ? one.GetGenericTypeDefinition() : null;
+                if (general == typeof(IDictionary<,>)) return true;
             }
             return false;
         }

@@ -159,10 +159,8 @@ public final class JavaRunner {
             } else if (error instanceof OutOfMemoryError) {
                 kind = "memory";
             } else {
-                if (error instanceof NoClassDefFoundError) {
-                    kind = "import";
-                    missing = String.valueOf(error.getMessage()).replace('/', '.');
-                }
+                missing = missing(error);
+                if (!missing.isEmpty()) kind = "import";
                 trace.add(shortened(detail, 500));
                 for (StackTraceElement frame : error.getStackTrace()) {
                     if (frame.getClassName().startsWith("JavaRunner") || trace.size() > 30) break;
@@ -176,6 +174,20 @@ public final class JavaRunner {
             send("{\"type\":\"ERR\",\"id\":" + quoted(id) + ",\"kind\":\"" + kind + "\",\"detail\":"
                     + "\"something that cannot be shown was thrown\"}", new byte[0]);
         }
+    }
+
+    /** The class or shared library that was not found, or nothing. */
+    private static String missing(Throwable error) {
+        for (Throwable at = error; at != null; at = at.getCause()) {
+            String message = String.valueOf(at.getMessage());
+            boolean isFirstTime = !message.startsWith("Could not initialize");
+            if (at instanceof NoClassDefFoundError && isFirstTime) return message.replace('/', '.');
+            if (at instanceof ClassNotFoundException) return message;
+            if (at instanceof UnsatisfiedLinkError && message.startsWith("no ")) {
+                return System.mapLibraryName(message.split(" ")[1]);
+            }
+        }
+        return "";
     }
 
     private static String shortened(String text, int size) {

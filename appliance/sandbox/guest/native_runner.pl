@@ -5,7 +5,7 @@
 #
 # Owns: HELLO, LOAD and the tar of PROTOCOL.md. Then COMMAND runs in the artifact's folder with the
 # connection as its standard input, to answer READY and all that follows; APPLIANCE_ENTRY,
-# APPLIANCE_PATH and APPLIANCE_DEPS are what LOAD said.
+# APPLIANCE_PATH and APPLIANCE_DEPS are what LOAD said. Shared libraries are found in its lib/.
 #   --relay    COMMAND has pipes: standard input, and the descriptor APPLIANCE_OUT to answer on
 #   --compile  COMMAND makes the file APPLIANCE_OUT, or ends non-zero having said why; each REQ is
 #              answered with that file
@@ -216,6 +216,13 @@ sub become {
     exit 127;
 }
 
+# Word size and processor of a program as its ELF header has them; nothing of a script.
+sub machine {
+    open my $file, '<:raw', $_[0] or return '';
+    my ($mark, $class, $processor) = unpack 'a4 C x13 v', do { local $/ = \20; <$file> } || '';
+    return defined $processor && $mark eq "\x7fELF" ? "$class.$processor" : '';
+}
+
 # Run the compiler, then answer each REQ with what it made.
 sub compile {
     $ENV{APPLIANCE_OUT} = $COMPILED;
@@ -253,8 +260,12 @@ if (my $proxy = member($load, 'proxy')) {
     @ENV{qw(http_proxy https_proxy HTTP_PROXY HTTPS_PROXY)} = ($proxy) x 4;
     @ENV{qw(no_proxy NO_PROXY)} = ('localhost,127.0.0.1,::1') x 2;
 }
+$ENV{LD_LIBRARY_PATH} = join ':', "$folder/lib", $ENV{LD_LIBRARY_PATH} || () if -d "$folder/lib";
 compile() if $mode eq 'compile';
 relay() if $mode eq 'relay';
 fail('entry', "The artifact has no '$command[0]'.") unless -x $command[0];
+my ($ours, $theirs) = (machine('/proc/self/exe'), machine($command[0]));
+fail('entry', "'$command[0]' is built for another kind of machine: ELF $theirs, here it is $ours.")
+    if $theirs ne '' && $theirs ne $ours;
 open STDIN, '<&', $link or die "dup: $!\n";
 become(@command);

@@ -252,9 +252,9 @@ function faultOf(error) {
   const isError = error instanceof Error;
   const detail = isError ? `${error.name}: ${error.message}` : `thrown: ${String(error)}`;
   const found = { kind: 'raised', detail: detail.slice(0, 1500), trace: [] };
-  if (isError && error.code === 'MODULE_NOT_FOUND') {
+  if (isError && /^(ERR_)?MODULE_NOT_FOUND$/.test(error.code)) {
     found.kind = 'import';
-    found.missing = (/Cannot find module '([^']*)'/.exec(error.message) || [])[1] || '';
+    found.missing = (/Cannot find (?:module|package) '([^']*)'/.exec(error.message) || [])[1] || '';
   }
   if (/Array buffer allocation failed/.test(detail)) found.kind = 'memory';
   const lines = isError ? String(error.stack).split('\n') : [];

@@ -343,7 +343,7 @@ def fault_from_exception(error: BaseException) -> dict[str, Any]:
         trace.append(line[:500])
     found = {"kind": "raised", "detail": last[:1500], "missing": "", "trace": trace[::-1]}
     if isinstance(error, ImportError):
-        found.update(kind="import", missing=sendable(str(error.name or "")[:200]))
+        found.update(kind="import", missing=sendable(str(error.name or "").partition(".")[0][:200]))
     return found
 
 

@@ -50,10 +50,13 @@ MONO_6_8 = Language(
         memory=_MEMORY,
     ),
     heap_share=0.6,
+    environment={"MONO_PATH": "/model:/model/lib"},
     entry_pattern=_ENTRY,
     entry_example=_EXAMPLE,
     finish=_FINISH,
     own_threads=12,
+    part="assembly",
+    part_hint="put it beside the model or into lib/ of its folder",
     compiler="mono6.8-build",
     compiled="bin/model.exe",
 )

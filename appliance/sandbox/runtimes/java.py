@@ -48,6 +48,8 @@ JAVA_17 = Language(
     finish=_FINISH,
     own_threads=24,
     packager="jars",
+    part="class",
+    part_hint="add its jar to requirements in appliance.toml, or put it into lib/",
     compiler="java17-build",
     compiled="bin/model.jar",
 )

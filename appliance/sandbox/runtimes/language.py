@@ -34,7 +34,8 @@ class Language:
     before and after the packages are put into the root folder (``$1``). A runtime with a
     ``compiler`` runs what that other runtime made of the artifact at its registration, the file
     ``compiled``; a runtime that ``is_compiler`` runs no versions of its own. A runner that
-    ``imports_ahead`` understands IMPORT.
+    ``imports_ahead`` understands IMPORT. ``part`` is what the language calls a thing its runner
+    finds missing, and ``part_hint`` tells the model's owner what to do then.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Language:
     compiled: str = ""
     is_compiler: bool = False
     imports_ahead: bool = False
+    part: str = "package"
+    part_hint: str = "add it to requirements in appliance.toml"
 
     def argv(self, memory_bytes: int) -> tuple[str, ...]:
         """The command of a sandbox that has this much memory."""

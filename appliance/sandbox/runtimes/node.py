@@ -37,4 +37,6 @@ NODE_18 = Language(
     entry_pattern=r"[\w][\w./-]{0,127}\.c?js:[A-Za-z_$][\w$.]{0,127}",
     entry_example="model.js:Model",
     own_threads=12,
+    part="module",
+    part_hint="add it to requirements in appliance.toml, or bring it in node_modules/",
 )

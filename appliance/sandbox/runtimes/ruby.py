@@ -35,4 +35,6 @@ RUBY_3_1 = Language(
     entry_pattern=r"[\w][\w./-]{0,127}\.rb:[A-Z][\w:]{0,127}",
     entry_example="model.rb:Model",
     own_threads=2,
+    part="library",
+    part_hint="add it to requirements in appliance.toml, or bring it in the model folder",
 )
