@@ -9,6 +9,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     wire       HTTP mechanics: parsing, limits, problem+json
     node       the life of the process: uninitialised, sealed, ready, draining
     invoke     one call, end to end                       lifecycle  every change of a model
+    reservations  sandboxes kept loaded before anybody calls
     provision  a version's files from store to sandbox    doctor  checks of the host
     trial      what a version's first sandbox shows
     policy     who may do what                            auth    who is calling

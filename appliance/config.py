@@ -131,6 +131,9 @@ class Sandbox:
     idle_timeout_s_max: Annotated[
         int, _doc("Longest idle_timeout_s a version may ask for.", ge=0)
     ] = 3600
+    load_timeout_ms_max: Annotated[
+        int, _doc("Longest load_timeout_ms a version may ask for.", ge=100)
+    ] = 600_000
     invoke_timeout_ms_max: Annotated[
         int, _doc("Longest invoke_timeout_ms a version may ask for.", ge=100)
     ] = 600_000

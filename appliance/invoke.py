@@ -98,7 +98,7 @@ class Invoker:
             id=clock.new_id("call"),
             content_type=content_type,
             body=body,
-            timeout_ms=limits.invoke_timeout_ms,
+            timeout_ms=min(limits.invoke_timeout_ms, self._settings.invoke_timeout_ms_max),
             reply_bytes_max=min(limits.reply_bytes_max, self._settings.reply_bytes_max),
         )
         try:
@@ -171,12 +171,8 @@ class Invoker:
         return entry
 
     async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
-        isolation = provision.isolation_of(self._store, version.tenant_id)
         secrets = provision.secrets_in_force(self._store, version)
-        outlets = provision.outlets_of_version(self._store, version)
-        spec = provision.spec_from_version(
-            version, self._settings, isolation=isolation, outlets=outlets
-        )
+        spec = provision.spec_in_force(self._store, version, self._settings)
         files = provision.files_of_version(self._store, version)
         pool = self._pool()
         try:

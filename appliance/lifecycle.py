@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from appliance import archive, clock, config, conventions, manifest, probe, provision, trial
@@ -158,7 +158,7 @@ class Lifecycle:
             declared = await asyncio.to_thread(
                 conventions.manifest_of, paths, listing.captured, probes.claims, imported
             )
-            self._require_modest(declared)
+            self._require_modest(declared, listing.captured)
             blob = await writer.commit()
         return Artifact(blob=blob, files=listing.files), declared, listing.captured
 
@@ -264,25 +264,13 @@ class Lifecycle:
             )
         return model.id if model else ""
 
-    def _require_modest(self, declared: Manifest) -> None:
-        ceiling = self._settings.sandbox.memory_bytes_max
-        if declared.resources.memory_bytes > ceiling:
-            raise ManifestInvalid(
-                f"resources.memory_mb asks for {declared.resources.memory_bytes >> 20} MiB; "
-                f"this appliance gives a version at most {ceiling >> 20} MiB.",
-                hint="Lower it, or have IT raise sandbox.memory_bytes_max.",
-            )
+    def _require_modest(self, declared: Manifest, captured: Mapping[str, bytes]) -> None:
+        """The appliance's own ceilings, and what GPUs there are."""
+        manifest.require_modest(declared, captured, self._settings.sandbox)
         if declared.resources.gpus and (
             refusal := self._executor().places.refusal(declared.resources)
         ):
             raise ManifestInvalid(refusal, hint="Ask for less; 'appliance gpu list' shows them.")
-        largest = self._settings.sandbox.reply_bytes_max
-        if declared.limits.reply_bytes_max > largest:
-            raise ManifestInvalid(
-                f"limits.reply_bytes_max asks for {declared.limits.reply_bytes_max} bytes; "
-                f"this appliance passes on at most {largest}.",
-                hint="Lower it, or have IT raise sandbox.reply_bytes_max.",
-            )
 
 
 def _joined(reader: archive.Reader, batch: bytes) -> bytes:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from appliance import config
 from appliance.config import line_of_key
 from appliance.errors import FieldError, ManifestInvalid
 from appliance.records import (
@@ -186,6 +187,40 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
         secrets=tuple(sorted(set(file.secrets))),
         isolation=file.isolation,
     )
+
+
+def require_modest(
+    declared: Manifest, captured: Mapping[str, bytes], settings: config.Sandbox
+) -> None:
+    """Return if a version asks for no more than this appliance gives one.
+
+    Args:
+        declared: what it declares.
+        captured: text files at the top of the archive by path; there may be no manifest.
+        settings: the ``[sandbox]`` section, whose ``*_max`` are the ceilings.
+
+    Raises:
+        ManifestInvalid: it asks for more; key, line and setting are named.
+    """
+    memory, limits = declared.resources.memory_bytes, declared.limits
+    for section, key, asked, ceiling, setting in (
+        ("resources", "memory_mb", memory // _MB, settings.memory_bytes_max // _MB,
+         "memory_bytes_max"),
+        ("limits", "reply_bytes_max", limits.reply_bytes_max, settings.reply_bytes_max,
+         "reply_bytes_max"),
+        ("limits", "load_timeout_ms", limits.load_timeout_ms, settings.load_timeout_ms_max,
+         "load_timeout_ms_max"),
+        ("limits", "invoke_timeout_ms", limits.invoke_timeout_ms, settings.invoke_timeout_ms_max,
+         "invoke_timeout_ms_max"),
+        ("", "idle_timeout_s", declared.idle_timeout_s or 0, settings.idle_timeout_s_max,
+         "idle_timeout_s_max"),
+    ):  # fmt: skip
+        if asked > ceiling:
+            text = captured.get(FILE, b"").decode("utf-8", "replace")
+            reason = f"{asked} is asked for; this appliance gives a version at most {ceiling}"
+            error = _wrong(key, reason, text, section)
+            error.hint = f"Lower it, or have IT raise sandbox.{setting}."
+            raise error
 
 
 def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:

@@ -44,6 +44,7 @@ from appliance.events import (
 from appliance.invoke import Invoker
 from appliance.lifecycle import Lifecycle
 from appliance.metrics import Metrics
+from appliance.reservations import Reservations
 from appliance.sandbox import dependencies, images
 from appliance.sandbox.executor import Executor, open_executor
 from appliance.sandbox.pool import Pool
@@ -71,6 +72,7 @@ class Services:
     store: Store
     invoker: Invoker
     lifecycle: Lifecycle
+    reservations: Reservations
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
     egress: EgressGuard
@@ -314,6 +316,7 @@ class Node:
             self._guard = EgressGuard(
                 store, self.settings.egress, self.metrics, pool=self._require_pool
             )
+            reservations = Reservations(store, self._require_pool, self.settings.sandbox)
             services = Services(
                 store=store,
                 invoker=invoker,
@@ -321,6 +324,7 @@ class Node:
                 pool=self._require_pool,
                 executor=self._require_executor,
                 egress=self._guard,
+                reservations=reservations,
             )
             await self._start_executor(store)
         except BaseException:
@@ -329,6 +333,7 @@ class Node:
             raise
         self._services, self._root = services, root
         self._spawn(self._settle(invoker))
+        self._spawn(reservations.follow())
         if self._sandbox_problem:
             self._spawn(self._retry_executor(store))
 

@@ -8,11 +8,12 @@ Read next: ``invoke`` and ``lifecycle``, the only users.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 from appliance import archive, config
 from appliance.egress import rules
 from appliance.errors import NotFound, SecretMissing
-from appliance.records import Isolation, Version, stronger
+from appliance.records import CallLimits, Isolation, Version, stronger
 from appliance.sandbox.spec import Outlets, SandboxSpec
 from appliance.store import Store
 
@@ -45,14 +46,35 @@ def spec_from_version(
         runtime_digest=version.runtime_digest,
         deps_key=version.deps_key,
         resources=manifest.resources,
-        limits=manifest.limits,
+        limits=_within(manifest.limits, settings),
         model_bytes=version.artifact.blob.size_bytes,
-        idle_timeout_s=settings.idle_timeout_s if idle is None else idle,
+        # What was registered before a ceiling was lowered meets it all the same.
+        idle_timeout_s=settings.idle_timeout_s
+        if idle is None
+        else min(idle, settings.idle_timeout_s_max),
         entry=manifest.entry,
         outlets=outlets if tier == "standard" else None,  # others have a network stack inside
         container=manifest.container,
         options=manifest.options,
         isolation=tier,
+    )
+
+
+def spec_in_force(store: Store, version: Version, settings: config.Sandbox) -> SandboxSpec:
+    """The sandbox a version runs in by what its tenant's settings and egress rules say now."""
+    return spec_from_version(
+        version,
+        settings,
+        isolation=isolation_of(store, version.tenant_id),
+        outlets=outlets_of_version(store, version),
+    )
+
+
+def _within(limits: CallLimits, settings: config.Sandbox) -> CallLimits:
+    return replace(
+        limits,
+        load_timeout_ms=min(limits.load_timeout_ms, settings.load_timeout_ms_max),
+        invoke_timeout_ms=min(limits.invoke_timeout_ms, settings.invoke_timeout_ms_max),
     )
 
 

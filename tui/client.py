@@ -134,6 +134,8 @@ class VersionRow(TypedDict):
     digest: str
     size_bytes: int
     aliases: list[str]
+    warm: int
+    warm_ready: int
     calls_15m: int
     errors_15m: int
     p95_ms: float | None

@@ -84,6 +84,12 @@ class SecretValue(Body):
     value_base64: Annotated[str, Meta(max_length=90_000)] = ""
 
 
+class ReservationNew(Body):
+    """How many sandboxes of a version to keep loaded."""
+
+    warm: Annotated[int, Meta(ge=1, le=4096)]
+
+
 class WhoAmI(Document):
     """The caller, as the appliance sees it."""
 
@@ -218,6 +224,24 @@ class VersionDoc(Document):
     created_by: str
     retired_at: Time | None
     url: str
+
+
+class ReservationDoc(Document):
+    """Sandboxes of a version that are kept loaded."""
+
+    tenant: str
+    model: str
+    version: int
+    warm: Annotated[int, Meta(description="How many are wanted.")]
+    ready: Annotated[int, Meta(description="How many are loaded now, those in a call included.")]
+    state: Annotated[
+        Literal["kept", "starting", "failing"],
+        Meta(description="All are there, the rest is being made, or something is in the way."),
+    ]
+    problem: Annotated[str, Meta(description="What is in the way; empty otherwise.")]
+    retry_s: Annotated[int, Meta(description="Seconds until the next try, where there is one.")]
+    set_at: Time
+    set_by: str
 
 
 class EntryDoc(Document):

@@ -287,7 +287,11 @@ async def _versions(context: Context) -> tuple[Rows, Extras]:
         known = snapshot.aliases(model.id)
         for version in sorted(snapshot.versions(model.id), key=lambda each: -each.number):
             names = sorted(alias.name for alias in known if alias.number == version.number)
-            rows.append(_version_row(version, model, tenant, names) | _calls_of(stats, model))
+            rows.append(
+                _version_row(version, model, tenant, names)
+                | _calls_of(stats, model)
+                | _warm_of(context, version)
+            )
         aliases += [
             {
                 "tenant": tenant,
@@ -333,12 +337,28 @@ def _version_row(version: Version, model: Model, tenant: str, aliases: list[str]
     }
 
 
+def _warm_of(context: Context, version: Version) -> dict[str, Any]:
+    """How many sandboxes of a version are kept loaded, and how many of them are there."""
+    one = context.snapshot.reservation(version.model_id, version.number)
+    if one is None:
+        return {"warm": 0, "warm_ready": 0}
+    now = context.services.reservations.progress(one)
+    return {"warm": one.warm, "warm_ready": min(now.ready, one.warm)}
+
+
 async def _sandboxes(context: Context) -> tuple[Rows, Extras]:
     if context.node.sandbox_problem() is not None:
         return [], {}
     pool = context.services.pool()
     rows = sandbox_rows(context)
-    numbers = {"running": len(rows), "max": pool.instances_max, "waiting": pool.waiting}
+    kept = pool.reservations()
+    numbers = {
+        "running": len(rows),
+        "max": pool.instances_max,
+        "waiting": pool.waiting,
+        "warm": sum(one.warm for one in kept),
+        "warm_ready": sum(min(one.ready, one.warm) for one in kept),
+    }
     return rows, {"pool": numbers, **await gpu_totals(context)}
 
 

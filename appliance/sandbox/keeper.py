@@ -186,6 +186,7 @@ class Keeper:
             ready=ready,
             problem=problem,
             retry_s=max(0, round(pause_s)) if problem else 0,
+            spec=one.spec,
         )
 
     async def _run(self) -> None:

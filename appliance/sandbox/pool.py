@@ -189,7 +189,11 @@ class Pool:
         return self._per_version_max
 
     def reserve(self, spec: SandboxSpec, load: Load, warm: int) -> None:
-        """Keep ``warm`` sandboxes of this version loaded, until ``unreserve`` or ``evict``."""
+        """Keep ``warm`` sandboxes of this version loaded, until ``unreserve`` or ``evict``.
+
+        Those that were made for another spec of the version are ended.
+        """
+        self._end_idle(spec.version_key, but=spec)
         self._keeper.reserve(spec, load, warm)
 
     def unreserve(self, version_key: str) -> None:
@@ -221,11 +225,17 @@ class Pool:
     async def evict(self, version_key: str) -> None:
         """Destroy a version's idle sandboxes and, after their call, the busy ones; keep none."""
         self._keeper.drop(version_key)
+        await asyncio.gather(*self._end_idle(version_key))
+
+    def _end_idle(
+        self, version_key: str, *, but: SandboxSpec | None = None
+    ) -> tuple[asyncio.Task[None], ...]:
+        """End a version's idle sandboxes, but those of one spec; busy ones end after their call."""
         mine = [e for e in self._entries.values() if e.spec.version_key == version_key]
-        for entry in mine:
+        found = [entry for entry in mine if entry.spec != but]
+        for entry in found:
             entry.retiring = True
-        idle = [self._remove(entry) for entry in mine if not entry.lent]
-        await asyncio.gather(*(self._end(entry) for entry in idle))
+        return tuple(self._spawn(self._end(self._remove(e))) for e in found if not e.lent)
 
     async def close(self, timeout_s: float = 60.0) -> None:
         """Take no new leases, wait for those out, then destroy everything."""

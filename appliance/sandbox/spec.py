@@ -178,6 +178,7 @@ class ReservationInfo:
 
     version_key: str
     warm: int
-    ready: int
-    problem: str
-    retry_s: int
+    ready: int = 0
+    problem: str = ""
+    retry_s: int = 0
+    spec: SandboxSpec | None = None

@@ -193,7 +193,12 @@ class Inside:
 
 @asynccontextmanager
 async def inside(
-    folder: Path, *, initialise: bool = True, has_passphrase: bool = False, **http: Any
+    folder: Path,
+    *,
+    initialise: bool = True,
+    has_passphrase: bool = False,
+    sandbox: dict[str, Any] | None = None,
+    **http: Any,
 ) -> AsyncIterator[Inside]:
     """An appliance in ``folder``; ready unless told not to initialise.
 
@@ -203,7 +208,9 @@ async def inside(
         config.Settings(), "paths", data_dir=str(folder / "data"), run_dir=str(folder / "run")
     )
     # Whether one is made ahead of calls is a matter of moments: tests of zygotes say so themselves.
-    settings = config.replace(settings, "sandbox", zygote_memory_bytes_max=0)
+    settings = config.replace(
+        settings, "sandbox", **{"zygote_memory_bytes_max": 0, **(sandbox or {})}
+    )
     if http:
         settings = config.replace(settings, "http", **http)
     node = Node(settings, executor_factory=lambda: EchoExecutor(folder / "data"))

@@ -18,6 +18,7 @@ BODIES: dict[str, Any] = {
     "IsolationSet": {"isolation": "standard"},
     "SecretValue": {"value": "test"},
     "AliasSet": {"version": 1, "reason": "test"},
+    "ReservationNew": {"warm": 1},
     "Secret": {"passphrase": "wrong"},
     "BackupTo": {"path": "/nowhere/at/all"},
 }

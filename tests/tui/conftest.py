@@ -129,6 +129,8 @@ class World:
                     "calls_15m": many,
                     "errors_15m": 0,
                     "p95_ms": None,
+                    "warm": 2 if i == 1 else 0,
+                    "warm_ready": 1 if i == 1 else 0,
                     "created_at": T0,
                     "created_by": name(i),
                 }
@@ -192,7 +194,9 @@ class World:
                 "problems": health,
                 "recent": self.views["audit"][:5],
             },
-            "sandboxes": {"pool": {"running": n, "max": 8, "waiting": 2}},
+            "sandboxes": {
+                "pool": {"running": n, "max": 8, "waiting": 2, "warm": 2, "warm_ready": 1}
+            },
             "audit": {"head": {"size": n, "root": "cd" * 32, "time": T0}},
             "versions": {
                 "model": {

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from appliance import manifest
+from appliance import config, manifest, provision
 from appliance.errors import ManifestInvalid
+from appliance.records import Artifact, Blob, Version
 
 GOOD = b"""\
 runtime = "python3.11"
@@ -132,3 +133,45 @@ def test_a_requirements_file_is_read_from_the_archive() -> None:
     assert found.requirements == ("scipy==1.0",)
     with pytest.raises(ManifestInvalid, match=r"requirements\.txt"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "setting"),
+    [
+        ("idle_timeout_s = 86400", "idle_timeout_s", "idle_timeout_s_max"),
+        ("[limits]\ninvoke_timeout_ms = 3600000", "limits.invoke_timeout_ms",
+         "invoke_timeout_ms_max"),
+        ("[limits]\nload_timeout_ms = 3600000", "limits.load_timeout_ms", "load_timeout_ms_max"),
+        ("[limits]\nreply_bytes_max = 1000000000", "limits.reply_bytes_max", "reply_bytes_max"),
+        ("[resources]\nmemory_mb = 900000", "resources.memory_mb", "memory_bytes_max"),
+    ],
+)  # fmt: skip
+def test_more_than_the_appliance_gives_is_refused_with_key_line_and_setting(
+    line: str, key: str, setting: str
+) -> None:
+    text = f'runtime = "python3.11"\nentry = "model:Model"\n{line}\n'.encode()
+    captured = {"appliance.toml": text}
+    declared = manifest.parse(captured)
+    with pytest.raises(ManifestInvalid) as caught:
+        manifest.require_modest(declared, captured, config.Sandbox())
+    number = 2 + len(line.splitlines())
+    assert f"appliance.toml:{number}: {key}: " in caught.value.detail
+    assert caught.value.fields[0].pointer == f"appliance.toml:{number}"
+    assert f"sandbox.{setting}" in caught.value.hint
+    raised = config.Sandbox(**{setting: 10**13})  # type: ignore[arg-type]
+    manifest.require_modest(declared, captured, raised)
+
+
+def test_a_version_registered_before_a_ceiling_was_lowered_meets_it_all_the_same() -> None:
+    text = b'runtime = "python3.11"\nentry = "model:Model"\nidle_timeout_s = 86400\n'
+    text += b"[limits]\ninvoke_timeout_ms = 3600000\nload_timeout_ms = 3600000\n"
+    version = Version(
+        model_id="m", tenant_id="t", number=1, manifest=manifest.parse({"appliance.toml": text}),
+        artifact=Artifact(blob=Blob(id="b", size_bytes=1, digest="d"), files=()),
+        runtime_digest="d", created_ns=1, created_by="x",
+    )  # fmt: skip
+    spec = provision.spec_from_version(version, config.Sandbox())
+    limits = spec.limits
+    assert (spec.idle_timeout_s, limits.invoke_timeout_ms, limits.load_timeout_ms) == (
+        3600, 600_000, 600_000,
+    )  # fmt: skip

@@ -244,3 +244,16 @@ def test_the_memory_to_keep_free_is_a_twentieth_unless_set() -> None:
     assert keeper.free_bytes_min(-1, 2000) == 100
     assert keeper.free_bytes_min(0, 2000) == 0
     assert keeper.free_bytes_min(7, 2000) == 7
+
+
+async def test_one_made_for_what_a_version_was_is_replaced(executor: FakeExecutor) -> None:
+    pool = pool_of(executor)
+    pool.reserve(spec_of(), files, 2)
+    await until(lambda: info_of(pool).ready == 2)
+    before = set(executor.sandboxes)
+    changed = spec_of(entry="other:e")
+    pool.reserve(changed, files, 2)
+    await until(lambda: info_of(pool).ready == 2 and not before & set(executor.sandboxes))
+    _, cold = await call(pool, changed)
+    assert not cold
+    await pool.close()

@@ -193,11 +193,20 @@ VERSION_COLUMNS = (
         least=86,
     ),
     Column(
+        name="warm",
+        title="WARM",
+        text=lambda r: f"{r['warm_ready']}/{r['warm']}" if r["warm"] else text.NONE,
+        order=lambda r: r["warm"],
+        width=5,
+        right=True,
+        least=94,
+    ),
+    Column(
         name="digest",
         title="DIGEST",
         text=lambda r: r["digest"].removeprefix("sha256:")[:12],
         width=12,
-        least=100,
+        least=106,
     ),
     Column(name="by", title="BY", text=lambda r: r["created_by"], width=12, wide=True),
 )

@@ -107,6 +107,8 @@ class Sandboxes(ListPage):
             f"{pool.get('running', snapshot.total)} of {pool.get('max', '?')} running,"
             f" {pool.get('waiting', 0)} calls waiting"
         )
+        if pool.get("warm"):
+            line += f", {pool.get('warm_ready', 0)} of {pool['warm']} kept warm"
         self.query_one("#facts", Static).update(Text(text.clean(line)), layout=False)
 
     def key_of(self, row: Row) -> str:

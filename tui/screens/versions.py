@@ -130,7 +130,8 @@ class VersionPage(Page):
         if self._detail is not None:
             aliases = self.row["aliases"] if self.row else ()
             state = self.row["state"] if self.row else self._detail.get("state", "")
-            lines = _PAINT[self._tab](self._detail, state, aliases)
+            detail = {**self._detail, "kept_warm": _warm(self.row)}
+            lines = _PAINT[self._tab](detail, state, aliases)
         shown = "\n".join(text.clean(line) for line in lines)
         self.query_one("#text", Static).update(Text(shown))
 
@@ -176,6 +177,13 @@ class VersionPage(Page):
             self.console.say("Copied the digest")
 
 
+def _warm(row: Row | None) -> str:
+    """How many sandboxes of a version are kept loaded, in words; nothing if none are."""
+    if row is None or not row["warm"]:
+        return ""
+    return f"{row['warm_ready']} of {row['warm']} sandboxes"
+
+
 def _pairs(data: Mapping[str, Any], *, indent: str = "") -> list[str]:
     lines = []
     for name, value in data.items():
@@ -192,6 +200,7 @@ def _manifest(detail: Mapping[str, Any], state: str, aliases: Sequence[str]) -> 
     head = {
         "state": text.word(state),
         "aliases": list(aliases),
+        "kept warm": detail.get("kept_warm"),
         **{k: detail.get(k) for k in ("description", "runtime", "entry", "digest")},
         "size": text.size(detail.get("size_bytes")),
         "created": f"{text.stamp(detail.get('created_at'))} by {detail.get('created_by')}",

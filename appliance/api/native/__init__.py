@@ -7,12 +7,13 @@ Read next: ``tenants``, ``models``, ``calls``, ``audit``.
 
 from __future__ import annotations
 
-from appliance.api.native import audit, calls, models, secrets, tenants, uploads
+from appliance.api.native import audit, calls, models, reservations, secrets, tenants, uploads
 
 OPERATIONS = (
     *tenants.OPERATIONS,
     *models.OPERATIONS,
     *secrets.OPERATIONS,
+    *reservations.OPERATIONS,
     *uploads.OPERATIONS,
     *calls.OPERATIONS,
     *audit.OPERATIONS,
