@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "key": ("key", "key", "API keys: list, create, revoke."),
     "model": ("model", "model", "Models: push, list, show, call, remove."),
     "secret": ("secret", "secret", "Secrets of models: set, list, remove."),
+    "egress": ("egress", "egress", "Where models may connect to: list, allow, deny, explain."),
     "alias": ("alias", "alias", "Aliases: list, set, remove."),
     "audit": ("audit", "audit", "The audit log: list, verify, prove."),
     "backup": ("backup", "backup", "Backups: make, verify, restore."),

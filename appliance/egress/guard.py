@@ -19,7 +19,7 @@ from appliance.egress.addresses import class_of, literal
 from appliance.egress.record import Flow, Record, version_of
 from appliance.egress.resolver import Resolver, is_own
 from appliance.egress.rules import Target, Verdict
-from appliance.errors import ApplianceError, CapacityExhausted, EgressDenied
+from appliance.errors import ApplianceError, CapacityExhausted, EgressDenied, QuotaExceeded
 from appliance.events import Event
 from appliance.metrics import Metrics
 from appliance.records import EgressRule
@@ -40,6 +40,7 @@ class Explanation:
     rule_id: str
     host: str
     addresses: tuple[str, ...]
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,14 +160,15 @@ class EgressGuard:
         except _No as no:
             rule_id, reason = no.rule_id, no.reason
         except (OSError, TimeoutError):
-            verdict = rules.decide(self._rules(tenant_id), model, target)
-            rule_id, reason = verdict.rule_id, "unresolved"
+            rule_id = rules.decide(self._rules(tenant_id), model, target).rule_id
+            reason = "unresolved"
         return Explanation(
             allowed=reason == "ok",
             reason=reason,
             rule_id=rule_id,
             host=known or host,
             addresses=found,
+            text=_text(target, reason, rule_id, host),
         )
 
     async def add_rule(self, rule: EgressRule, *, before: str = "", actor: str) -> EgressRule:
@@ -174,7 +176,7 @@ class EgressGuard:
 
         Raises:
             InputInvalid: the rule can never do what it says.
-            CapacityExhausted: the tenant has as many as it may have.
+            QuotaExceeded: the tenant has as many as it may have.
             NotFound: there is no tenant, or no rule ``before``.
         Audit: egress.rule-added.
         """
@@ -183,7 +185,7 @@ class EgressGuard:
 
         def fits(snapshot: Snapshot) -> None:
             if len(snapshot.egress_rules(rule.tenant_id)) >= rules.RULES_MAX:
-                raise CapacityExhausted(f"A tenant has at most {rules.RULES_MAX} egress rules.")
+                raise QuotaExceeded(f"A tenant has at most {rules.RULES_MAX} egress rules.")
 
         added = await self._store.registry.add_egress_rule(
             rule=rule, before=before, fits=fits, actor=actor
@@ -306,16 +308,24 @@ def _protocol(text: str) -> Literal["connect", "http", "tcp"]:
 
 
 def _denied(target: Target, no: _No) -> EgressDenied:
-    where = f"{target.host}:{target.port}" if target.host else "This destination"
-    why = {
-        "default": "no egress rule allows it",
-        "rule": f"egress rule {no.rule_id} denies it",
-        "host-malformed": "it is no name and no address in the usual notation",
-        "own-address": "it leads to the appliance's own machine",
-    }.get(no.reason, f"it leads to a {no.reason} address, which no rule names literally")
     return EgressDenied(
-        f"{where} is not allowed ({target.protocol}): {why}.",
+        _text(target, no.reason, no.rule_id, "This destination"),
         hint=_HINT,
         reason=no.reason,
         rule_id=no.rule_id,
     )
+
+
+def _text(target: Target, reason: str, rule_id: str, unknown: str) -> str:
+    """What was decided, for people; ``unknown`` stands for a host that is not legal."""
+    where = f"{target.host or unknown}:{target.port} ({target.protocol})"
+    if reason == "ok":
+        return f"{where} is allowed by egress rule {rule_id}."
+    why = {
+        "default": "no egress rule allows it",
+        "rule": f"egress rule {rule_id} denies it",
+        "host-malformed": "it is no name and no address in the usual notation",
+        "own-address": "it leads to the appliance's own machine; a rule must name that address",
+        "unresolved": f"egress rule {rule_id} allows it, but the name leads nowhere now",
+    }.get(reason, f"it leads to a {reason} address; a rule must name that address")
+    return f"{where} is not allowed: {why}."

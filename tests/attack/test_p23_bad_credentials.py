@@ -21,6 +21,7 @@ VALUES = {
     "alias": "live",
     "secret": "db-password",
     "seq": "1",
+    "rule_id": "eg_none",
     "slug": "not-found",
     "sandbox_id": "box_1",
 }

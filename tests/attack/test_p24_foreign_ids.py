@@ -34,7 +34,7 @@ async def ask(it: Inside, secret: str, operation: Any, values: dict[str, str]) -
 
 RANDOM = {
     "tenant": "xq7w", "model": "zz81", "version": "1", "alias": "live", "key_id": "A1b2C3d4E",
-    "seq": "123456789", "secret": "db-password", "sandbox_id": "box_none",
+    "seq": "123456789", "rule_id": "eg_none", "secret": "db-password", "sandbox_id": "box_none",
 }  # fmt: skip
 
 
@@ -43,7 +43,8 @@ async def test_a_foreign_tenant_reads_like_one_that_does_not_exist(it: Inside) -
     seq = (await seqs_of(it, "acme"))[0]
     theirs = {
         "tenant": "acme", "model": "fraud", "version": "1", "alias": "live",
-        "key_id": foreign_key, "seq": str(seq), "secret": "own", "sandbox_id": "box_none",
+        "key_id": foreign_key, "seq": str(seq), "rule_id": "eg_none",
+        "secret": "own", "sandbox_id": "box_none",
     }  # fmt: skip
     checked = 0
     for role in ("owner", "caller"):

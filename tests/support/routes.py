@@ -17,6 +17,7 @@ BODIES: dict[str, Any] = {
     "ApplianceKeyNew": {"name": "fresh", "role": "auditor"},
     "IsolationSet": {"isolation": "standard"},
     "SecretValue": {"value": "test"},
+    "EgressRuleNew": {"action": "allow", "host": "a.test", "reason": "test"},
     "AliasSet": {"version": 1, "reason": "test"},
     "ReservationNew": {"warm": 1},
     "Secret": {"passphrase": "wrong"},

@@ -7,10 +7,20 @@ Read next: ``tenants``, ``models``, ``calls``, ``audit``.
 
 from __future__ import annotations
 
-from appliance.api.native import audit, calls, models, reservations, secrets, tenants, uploads
+from appliance.api.native import (
+    audit,
+    calls,
+    egress,
+    models,
+    reservations,
+    secrets,
+    tenants,
+    uploads,
+)
 
 OPERATIONS = (
     *tenants.OPERATIONS,
+    *egress.OPERATIONS,
     *models.OPERATIONS,
     *secrets.OPERATIONS,
     *reservations.OPERATIONS,
