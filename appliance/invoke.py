@@ -17,7 +17,7 @@ from appliance import clock, config, provision
 from appliance.errors import ApplianceError, Gone, NotFound, SecretMissing, TooLarge
 from appliance.events import CallIntent, CallOutcome
 from appliance.metrics import Metrics
-from appliance.records import Entry, Version, stronger
+from appliance.records import Version, stronger
 from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import Reply, Request, SandboxSpec
 from appliance.store import Store
@@ -42,7 +42,10 @@ class Outcome:
 class _Course:
     """What is known about a call so far; written to the ledger when it ends."""
 
+    call_id: str
+    principal_id: str
     started_ns: int
+    intent_seq: int = 0
     cold: bool = False
     queue_us: int = 0
     load_us: int = 0
@@ -92,8 +95,10 @@ class Invoker:
             raise Gone(f"Version {version.number} is retired.", number=version.number)
         if len(body) > limits.body_bytes_max:
             raise TooLarge(f"The body is over this version's {limits.body_bytes_max} bytes.")
-        course = _Course(started_ns=clock.monotonic_ns())
-        intent = await self._intend(principal_id, request_id, version, body)
+        course = _Course(
+            call_id=request_id, principal_id=principal_id, started_ns=clock.monotonic_ns()
+        )
+        await self._intend(course, version, body)
         request = Request(
             id=clock.new_id("call"),
             content_type=content_type,
@@ -104,23 +109,23 @@ class Invoker:
         try:
             reply = await self._exchange(course, version, request)
         except ApplianceError as error:
-            outcome = await self._conclude(course, intent, version, error.slug, error.status)
-            error.extensions.setdefault("audit_seq", outcome.seq)
+            seq = await self._conclude(course, version, error.slug, error.status)
+            error.extensions.setdefault("audit_seq", seq)
             error.extensions.setdefault("model_version", version.number)
             raise
         except asyncio.CancelledError:
             # The caller hung up: the record is still owed, so it must outlive the cancellation.
-            await asyncio.shield(self._conclude(course, intent, version, "cancelled", 499))
+            await asyncio.shield(self._conclude(course, version, "cancelled", 499))
             raise
         except Exception:
-            await self._conclude(course, intent, version, "internal", 500)
+            await self._conclude(course, version, "internal", 500)
             raise
-        outcome = await self._conclude(course, intent, version, "ok", 200)
+        seq = await self._conclude(course, version, "ok", 200)
         return Outcome(
             reply=reply.body,
             content_type=reply.content_type,
             number=version.number,
-            audit_seq=outcome.seq,
+            audit_seq=seq,
             cold=course.cold,
             total_us=_elapsed_us(course.started_ns),
         )
@@ -154,21 +159,18 @@ class Invoker:
             )
         return len(orphans)
 
-    async def _intend(
-        self, principal_id: str, request_id: str, version: Version, body: bytes
-    ) -> Entry:
+    async def _intend(self, course: _Course, version: Version, body: bytes) -> None:
         digest = self._store.keyring.digest(version.tenant_id, _DIGEST_LABEL, body)
         event = CallIntent(
-            call_id=request_id,
+            call_id=course.call_id,
             model_id=version.model_id,
             number=version.number,
             request_digest=digest,
             request_bytes=len(body),
         )
-        (entry,) = await self._store.ledger.append(
-            event, tenant_id=version.tenant_id, actor=principal_id, object=version.model_id
+        course.intent_seq = await self._store.ledger.record(
+            event, tenant_id=version.tenant_id, actor=course.principal_id, object=version.model_id
         )
-        return entry
 
     async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
         secrets = provision.secrets_in_force(self._store, version)
@@ -201,9 +203,7 @@ class Invoker:
         least = provision.isolation_of(self._store, version.tenant_id)
         return now == secrets and stronger(spec.isolation, least) == spec.isolation
 
-    async def _conclude(
-        self, course: _Course, intent: Entry, version: Version, code: str, status: int
-    ) -> Entry:
+    async def _conclude(self, course: _Course, version: Version, code: str, status: int) -> int:
         reply = course.reply
         digest = ""
         if reply:
@@ -211,8 +211,8 @@ class Invoker:
             with contextlib.suppress(NotFound):
                 digest = self._store.keyring.digest(version.tenant_id, _DIGEST_LABEL, reply.body)
         event = CallOutcome(
-            call_id=str((intent.event or {}).get("call_id", "")),
-            intent_seq=intent.seq,
+            call_id=course.call_id,
+            intent_seq=course.intent_seq,
             model_id=version.model_id,
             number=version.number,
             code=code,
@@ -226,11 +226,11 @@ class Invoker:
             total_us=_elapsed_us(course.started_ns),
             sandbox_id=course.sandbox_id,
         )
-        (entry,) = await self._store.ledger.append(
-            event, tenant_id=version.tenant_id, actor=intent.actor, object=version.model_id
+        seq = await self._store.ledger.record(
+            event, tenant_id=version.tenant_id, actor=course.principal_id, object=version.model_id
         )
         self._metrics.call_ended(code=code, cold=course.cold, total_us=event.total_us)
-        return entry
+        return seq
 
 
 def _elapsed_us(started_ns: int) -> int:

@@ -8,6 +8,7 @@ Read next: ``api.health`` (serves the text), ``invoke`` and ``api.dispatch`` (re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -76,6 +77,11 @@ class Metrics:
             for name, text in GAUGES.items()
         }
 
+        # Looking a child up costs more than counting; the labels come from closed lists.
+        self._calls_of = functools.cache(self._calls.labels)
+        self._call_seconds_of = functools.cache(self._call_seconds.labels)
+        self._requests_of = functools.cache(self._requests.labels)
+
     def call_ended(self, *, code: str, cold: bool, total_us: int) -> None:
         """Count a finished call.
 
@@ -84,14 +90,14 @@ class Metrics:
             cold: whether it waited for a new sandbox.
             total_us: microseconds from admission to recorded outcome.
         """
-        self._calls.labels(code).inc()
-        self._call_seconds.labels("cold" if cold else "warm").observe(total_us / 1e6)
+        self._calls_of(code).inc()
+        self._call_seconds_of("cold" if cold else "warm").observe(total_us / 1e6)
         if cold:
             self._cold.inc()
 
     def request_ended(self, *, operation: str, status: int, total_us: int) -> None:
         """Count an answered HTTP request; ``operation`` is an operation id or ``unmatched``."""
-        self._requests.labels(operation, str(status)).inc()
+        self._requests_of(operation, str(status)).inc()
         self._request_seconds.observe(total_us / 1e6)
 
     def egress_decided(self, *, allowed: bool) -> None:

@@ -56,11 +56,13 @@ JSON_BODY_MAX = 64 * 1024
 UPLOAD_RATE_MIN = 64 * 1024
 """Bytes a second below which an upload eventually runs out of time."""
 
-_CSP = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-_ALWAYS: tuple[tuple[str, str], ...] = (
-    ("strict-transport-security", "max-age=31536000"),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
+_CSP = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_ALWAYS: tuple[tuple[bytes, bytes], ...] = (
+    (b"strict-transport-security", b"max-age=31536000"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", _CSP),
+    (b"cache-control", b"no-store"),
 )
 # Every legal name in a path is made of these, so nothing in a path ever needs %-encoding.
 _PATH = re.compile(rb"/|(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
@@ -425,18 +427,15 @@ def problem_reply(error: ApplianceError, request_id: str, *, is_owner: bool = Fa
 
 async def send_reply(reply: Reply, request_id: str, send: Send) -> None:
     """Write an answer with the headers every answer carries."""
-    own = {name for name, _ in reply.headers}
-    headers = [(name, value) for name, value in _ALWAYS if name not in own]
-    headers += [("request-id", request_id), *reply.headers]
-    if "content-security-policy" not in own:
-        headers.append(("content-security-policy", _CSP))
-    if "cache-control" not in own:
-        headers.append(("cache-control", "no-store"))
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+    own = {name for name, _ in headers}
+    raw = [pair for pair in _ALWAYS if pair[0] not in own]
+    raw.append((b"request-id", request_id.encode("latin-1")))
+    raw += headers
     if reply.status not in (204, 304):
-        headers.append(("content-type", reply.content_type))
+        raw.append((b"content-type", reply.content_type.encode("latin-1")))
         if reply.stream is None:
-            headers.append(("content-length", str(len(reply.body))))
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+            raw.append((b"content-length", b"%d" % len(reply.body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": raw})
     if reply.stream is not None:
 

@@ -39,6 +39,7 @@ from appliance.wire import Front, Receive, Reply, Request, Scope, Send
 
 _log = logging.getLogger(__name__)
 _UNMATCHED = "unmatched"
+_KNOWN_MAX = 4096
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _NOBODY = Principal(id=ANONYMOUS, kind="api-key", role="caller")
 
@@ -118,6 +119,7 @@ class Application:
         uids = frozenset({0, os.geteuid(), *node.settings.admin.uids})
         self._peers = PeerScheme(uids)
         self._keys: tuple[Services, ApiKeyScheme] | None = None
+        self._known: dict[bytes, tuple[dict[str, Operation], dict[str, str]]] = {}
         paths = table.by_path(admin=is_admin)
         # Calls first: the router tries its routes in order.
         order = sorted(paths, key=lambda path: not path.endswith(("/invoke", "/infer")))
@@ -129,10 +131,21 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
-        if scope["type"] == "http" and not wire.is_plain_path(scope["raw_path"]):
+        known = self._known.get(scope["raw_path"]) if scope["type"] == "http" else None
+        if known is not None:
+            methods, params = known
+            scope["path_params"] = params
+            await self.answer(scope, receive, send, methods)
+        elif scope["type"] == "http" and not wire.is_plain_path(scope["raw_path"]):
             await self._unmatched(scope, receive, send)
         elif scope["type"] in ("http", "lifespan"):
             await self._router(scope, receive, send)  # type: ignore[arg-type]
+
+    def remember(self, scope: Scope, methods: dict[str, Operation]) -> None:
+        """Keep what the router found for an address that was answered: calls repeat."""
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
+        self._known[scope["raw_path"]] = (methods, scope["path_params"])
 
     async def answer(
         self, scope: Scope, receive: Receive, send: Send, methods: dict[str, Operation]
@@ -145,6 +158,8 @@ class Application:
         try:
             reply = await self._reply(course, scope, receive, methods)
             status = reply.status
+            if status < 400 and methods:
+                self.remember(scope, methods)
             await wire.send_reply(reply, course.id, send)
         except ConnectionError:
             _log.info("%s: the caller hung up", course.id)

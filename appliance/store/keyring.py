@@ -8,6 +8,7 @@ Read next: ``FORMAT.md`` section 2; ``registry`` calls ``create`` and ``shred``.
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import json
 import os
@@ -23,10 +24,30 @@ from appliance.store.seal import RootKey, box_open, box_seal, fsync_dir, hkdf, r
 _ID = re.compile(r"^[a-z0-9_-]{1,80}$")
 
 
+class _Mac:
+    """HMAC-SHA-256 (RFC 2104) under a fixed key, whose two halves are hashed once.
+
+    Every call is digested twice; setting the key up took most of that time.
+    """
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        block = key.ljust(64, b"\0")  # a derived key is 32 bytes, never more than a block
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def hex(self, data: bytes) -> str:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(data)
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+
 class _TenantKeys:
     """The unwrapped keys of one tenant, in memory."""
 
-    __slots__ = ("derived", "document", "newest", "objects", "versions")
+    __slots__ = ("derived", "document", "macs", "newest", "objects", "versions")
 
     def __init__(self, document: dict[str, Any], versions: dict[int, bytes]) -> None:
         self.document = document
@@ -34,6 +55,7 @@ class _TenantKeys:
         self.newest = max(versions)
         self.derived: dict[tuple[int, str], bytes] = {}
         self.objects: dict[str, bytes] = {}
+        self.macs: dict[str, _Mac] = {}
 
     def derive(self, version: int, label: str) -> bytes:
         found = self.derived.get((version, label))
@@ -148,7 +170,10 @@ class Keyring:
     def digest(self, tenant_id: str, label: str, data: bytes) -> str:
         """Keyed HMAC-SHA-256 of ``data``, hex: equal only for equal data of the same tenant."""
         keys = self._keys(tenant_id)
-        return hmac.digest(keys.derive(1, f"digest/{label}"), data, "sha256").hex()
+        mac = keys.macs.get(label)
+        if mac is None:
+            mac = keys.macs[label] = _Mac(keys.derive(1, f"digest/{label}"))
+        return mac.hex(data)
 
     def blob_id(self, tenant_id: str, digest: bytes, size: int) -> str:
         """The id of a blob from its plaintext SHA-256 and size."""

@@ -280,14 +280,7 @@ class Ledger(Reader):
             AuditUnavailable: the ledger failed; whether these events are in it is not known.
             NotFound: the events are sealed for a tenant that was removed.
         """
-        self._admit(events)
-        assert self._loop is not None  # noqa: S101 - start() precedes append()
-        item = _Item(self._loop.create_future())
-        self._fill(item, events, tenant_id, actor, object)
-        self._pending += len(item.tails)
-        self._queue.put(item)
-        assert item.future is not None  # noqa: S101
-        await item.future
+        item = await self._appended(events, tenant_id, actor, object)
         return tuple(
             Entry(
                 seq=item.first_seq + index,
@@ -303,6 +296,30 @@ class Ledger(Reader):
             )
             for index, event in enumerate(events)
         )
+
+    async def record(
+        self,
+        event: Event,
+        *,
+        tenant_id: str = "",
+        actor: str,
+        object: str = "",  # noqa: A002
+    ) -> int:
+        """Append one event like ``append``, for the path of a call: only its number is told."""
+        return (await self._appended((event,), tenant_id, actor, object)).first_seq
+
+    async def _appended(
+        self, events: tuple[Event, ...], tenant_id: str, actor: str, obj: str
+    ) -> _Item:
+        self._admit(events)
+        assert self._loop is not None  # noqa: S101 - start() precedes append()
+        future = self._loop.create_future()
+        item = _Item(future)
+        self._fill(item, events, tenant_id, actor, obj)
+        self._pending += len(item.tails)
+        self._queue.put(item)
+        await future
+        return item
 
     def append_later(
         self,
