@@ -40,7 +40,7 @@ from appliance.records import Entry
 from appliance.store import verify
 from appliance.store.keyring import Keyring
 from appliance.store.proofs import Signer, leaf_hash
-from appliance.store.reader import Reader
+from appliance.store.reader import Reader, is_torn
 from appliance.store.seal import DISK_FULL, fsync_dir, hkdf, replace_file
 from appliance.store.verify import State, push, root_of
 
@@ -48,7 +48,6 @@ _LOG = logging.getLogger(__name__)
 _FRAME_RECORDS = 2048
 _FRAME_BYTES = 4 * 1024 * 1024
 _ANCHOR_PERIOD_S = 1.0
-_SECTOR = 512
 _HEAD = struct.Struct(">QQ32s")  # a frame's head without its signature
 
 
@@ -576,29 +575,3 @@ class Ledger(Reader):
 
 class _SyncError(OSError):
     """A sync or a truncation failed: what is on the disk is not known any more."""
-
-
-def is_torn(data: bytes, offset: int) -> bool:
-    """Whether a bad frame at ``offset`` of a last segment is one that a lost write can leave.
-
-    Args:
-        data: the whole segment.
-        offset: where the frame should begin; up to 124 when the segment's own header is bad.
-
-    Returns:
-        True when the file ends inside the frame or a sector of it was never written (reads as
-        zeros), and no undamaged frame follows. A changed bit looks different.
-    """
-    later = data.find(verify.FRAME_MAGIC, offset + 1)
-    while later >= 0:
-        if verify.has_header(data, later):
-            return False
-        later = data.find(verify.FRAME_MAGIC, later + 1)
-    end = offset + verify.FRAME_SIZE
-    if verify.has_header(data, offset):
-        end += verify.FRAME.unpack_from(data, offset)[1] + verify.TAIL_SIZE
-    begin = 0 if offset <= verify.SEGMENT_SIZE else offset
-    return len(data) < end or any(
-        not any(data[max(start, begin) : min(start + _SECTOR, end)])
-        for start in range(begin - begin % _SECTOR, end, _SECTOR)
-    )

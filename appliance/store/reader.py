@@ -23,6 +23,8 @@ from appliance.store.keyring import Keyring
 from appliance.store.proofs import leaf_hash
 from appliance.store.verify import Frame, State
 
+_SECTOR = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -196,3 +198,29 @@ class Reader:
             f"The ledger is damaged in segment {number} at offset {offset}.",
             hint="appliance audit verify",
         )
+
+
+def is_torn(data: bytes, offset: int) -> bool:
+    """Whether a bad frame at ``offset`` of a last segment is one that a lost write can leave.
+
+    Args:
+        data: the whole segment.
+        offset: where the frame should begin; up to 124 when the segment's own header is bad.
+
+    Returns:
+        True when the file ends inside the frame or a sector of it was never written (reads as
+        zeros), and no undamaged frame follows. A changed bit looks different.
+    """
+    later = data.find(verify.FRAME_MAGIC, offset + 1)
+    while later >= 0:
+        if verify.has_header(data, later):
+            return False
+        later = data.find(verify.FRAME_MAGIC, later + 1)
+    end = offset + verify.FRAME_SIZE
+    if verify.has_header(data, offset):
+        end += verify.FRAME.unpack_from(data, offset)[1] + verify.TAIL_SIZE
+    begin = 0 if offset <= verify.SEGMENT_SIZE else offset
+    return len(data) < end or any(
+        not any(data[max(start, begin) : min(start + _SECTOR, end)])
+        for start in range(begin - begin % _SECTOR, end, _SECTOR)
+    )
