@@ -22,7 +22,7 @@ from appliance.errors import (
     SecretMissing,
     UnsupportedMedia,
 )
-from appliance.records import Artifact, Manifest, Tenant, Version, require_name
+from appliance.records import Artifact, Container, Manifest, Tenant, Version, require_name
 from appliance.sandbox import compiling, dependencies, images
 from appliance.sandbox.executor import Executor
 from appliance.sandbox.pool import Pool
@@ -102,6 +102,8 @@ class Lifecycle:
             progress("recognise", note, 0.1)
         model_id = self._require_secrets(tenant, model_name, declared)
         runtime = images.require(self._data_dir, declared.runtime)
+        if runtime.image is not None:
+            images.require_servable(runtime, declared.container or Container())
         built = await self._build(runtime, declared, captured, progress)
         artifact = await self._compile(tenant, declared, artifact, built.key, progress)
         draft = Version(

@@ -95,6 +95,7 @@ class PodmanSandbox:
         self._last_used_ns = self._created_ns
         self._calls = 0
         self._made = False
+        self._container_id = ""
         self._brake = Brake((slot.root_uid, slot.user_uid), executor.run)
 
     @property
@@ -144,7 +145,7 @@ class PodmanSandbox:
             await self._ways.serve()
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
         self._watch()
-        await self._executor.run(self._executor.api.must, "post", f"/containers/{self.id}/start")
+        await self.begin()
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 await self.link.hello()
@@ -154,6 +155,14 @@ class PodmanSandbox:
             ) from error
         self._verify()  # again: now the runner itself, not the OCI runtime's first stage
         self._state = "idle"
+
+    async def begin(self) -> None:
+        """Start the container's first process.
+
+        Raises:
+            PodmanUnavailable: it cannot be started.
+        """
+        await self._executor.run(self._executor.api.must, "post", f"/containers/{self.id}/start")
 
     async def import_ahead(self) -> None:
         """Have the runner import the key's modules, before there is a version.
@@ -261,7 +270,7 @@ class PodmanSandbox:
         except TimeoutError as error:
             await self._killed()
             raise LoadTimeout(
-                f"The model was not ready after {limit_ms} ms.",
+                f"The model was not ready after {limit_ms} ms{self.link.waiting}.",
                 hint="what it printed last is in 'stderr'; if it only needs longer, raise [limits] "
                 "load_timeout_ms in appliance.toml",
                 stderr=self.stderr_tail(),
@@ -376,11 +385,13 @@ class PodmanSandbox:
         )
         part = executor.gpus.part(spec.gpu_units)
         bundle = inside("gpu", part.bundle) if part.bundle else ""
+        self._adapt(body)
         hardening.add_gpus(body, part, bundle=bundle)
         self._made = True
         made = api.must("post", "/containers/create", data=json.dumps(body))
         api.must("post", f"/containers/{self.id}/init")
-        self.pid = executor.service.pid_of(str(made["Id"]))
+        self._container_id = str(made["Id"])
+        self.pid = executor.service.pid_of(self._container_id)
         if not self.pid:
             about = api.must("get", f"/containers/{self.id}/json")
             self.pid = int(about["State"]["Pid"])
@@ -398,6 +409,9 @@ class PodmanSandbox:
 
     def _open_ways(self, spec: SandboxSpec) -> None:
         self._ways = egress.ways_out(self._executor, spec, self.id, self.pid, self._box)
+
+    def _adapt(self, body: dict[str, Any]) -> None:
+        """What a kind of sandbox adds to its container's description."""
 
     def _verify(self) -> None:
         """Check what the kernel says about the first process.
@@ -437,7 +451,7 @@ class PodmanSandbox:
                 uids=(self.slot.root_uid, self.slot.user_uid),
                 limit_bytes=spec.resources.memory_bytes,
                 allowance_bytes=spec.model_bytes + spec.model_bytes // 8 + limits.SLACK_BYTES,
-                mounts=hardening.TMPFS_MOUNTS,
+                mounts=tuple(hardening.tmpfs_sizes(spec).bytes),
                 kills=self.level != "enforced",
                 counts_shared=bool(spec.resources.gpus),
             ),

@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 from appliance.sandbox.gpu_place import Part
+from appliance.sandbox.protocols import Serving
 from appliance.sandbox.runtimes import RUNTIMES
 from appliance.sandbox.spec import MIB, PROXY_ADDRESS, Level, SandboxSpec
 
@@ -24,7 +25,9 @@ NO_PROXY = "localhost,127.0.0.1,::1"
 NOFILE = 1024
 FSIZE_AHEAD = 1 << 44
 _PAGE = 4096
-TMPFS_MOUNTS = ("/tmp", "/dev/shm", "/model")  # noqa: S108 - paths inside the container
+_FIRST_FREE_PORT = 1024
+_IMAGE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # where it has none
+_TMP, _SHM = "/tmp", "/dev/shm"  # noqa: S108 - paths inside the container
 
 MASKED = (
     "/proc/acpi", "/proc/asound", "/proc/buddyinfo", "/proc/bus", "/proc/cmdline",
@@ -94,20 +97,25 @@ class TmpfsSizes:
     inodes: dict[str, int]
 
 
+def model_path(spec: SandboxSpec) -> str:
+    """Where a version's files are inside: an imported image may want them at its own place."""
+    return (spec.container.model_path if spec.container else "") or "/model"
+
+
 def tmpfs_sizes(spec: SandboxSpec, *, build: bool = False) -> TmpfsSizes:
     """How large each writable mount may grow; a file takes whole pages and one inode."""
-    tmp = spec.resources.tmp_bytes
+    tmp, at = spec.resources.tmp_bytes, model_path(spec)
     model = spec.model_bytes + spec.model_bytes // 8 + 80 * MIB
     return TmpfsSizes(
         bytes={
-            "/tmp": tmp,  # noqa: S108
-            "/dev/shm": min(SHM_BYTES, spec.resources.memory_bytes),  # noqa: S108
-            "/model": _PAGE * 16 if build else model,
+            _TMP: tmp,
+            _SHM: min(SHM_BYTES, spec.resources.memory_bytes),
+            at: _PAGE * 16 if build else model,
         },
         inodes={
-            "/tmp": 400_000 if build else 8_192,  # noqa: S108
-            "/dev/shm": 1_024,  # noqa: S108
-            "/model": 64 if build else 32_768,
+            _TMP: 400_000 if build else 8_192,
+            _SHM: 1_024,
+            at: 64 if build else 32_768,
         },
     )
 
@@ -266,6 +274,20 @@ def container_json(
     return body
 
 
+def add_serving(body: dict[str, Any], serving: Serving) -> None:
+    """Have a container run what its image says, where and with what variables it says.
+
+    Args:
+        body: what ``container_json`` made; it is changed.
+        serving: how the image serves.
+    """
+    body["command"] = list(serving.argv)
+    body["env"] = {**body["env"], "PATH": _IMAGE_PATH, **serving.environment}
+    body["work_dir"] = serving.work_dir
+    if 0 < serving.port < _FIRST_FREE_PORT:  # of its own network, where nobody else is
+        body["sysctl"] = {"net.ipv4.ip_unprivileged_port_start": str(serving.port)}
+
+
 def add_gpus(body: dict[str, Any], part: Part, *, bundle: str) -> None:
     """Give a container its GPUs: its nodes and nothing else of ``/dev``, libraries, variables.
 
@@ -300,8 +322,12 @@ def add_gpus(body: dict[str, Any], part: Part, *, bundle: str) -> None:
 
 
 def cgroup_limits(spec: SandboxSpec) -> dict[str, Any]:
-    """The kernel limits; the model's own files in ``/model`` are not charged to its memory."""
-    memory = spec.resources.memory_bytes + spec.model_bytes
+    """The kernel limits; the model's own files in ``/model`` are not charged to its memory.
+
+    Those of an image that serves HTTP are written from outside and charged to nobody inside.
+    """
+    is_placed = spec.container is not None and spec.container.protocol != "runner"
+    memory = spec.resources.memory_bytes + (0 if is_placed else spec.model_bytes)
     return {
         "memory": {"limit": memory, "swap": memory},
         "pids": {"limit": _tasks(spec)},
@@ -313,8 +339,8 @@ def _mounts(
     sizes: TmpfsSizes, *, box: str, binds: dict[str, str], build: bool
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for destination in TMPFS_MOUNTS:
-        size = f"size={sizes.bytes[destination]}"
+    for destination, size_bytes in sizes.bytes.items():
+        size = f"size={size_bytes}"
         options = [*_flags(destination, build=build), "mode=1777", size]
         found.append(
             {
@@ -339,5 +365,5 @@ def _read_only(destination: str, source: str) -> dict[str, Any]:
 
 
 def _flags(destination: str, *, build: bool) -> tuple[str, ...]:
-    may_execute = destination == "/model" or (build and destination == "/tmp")  # noqa: S108
+    may_execute = destination not in (_TMP, _SHM) or (build and destination == _TMP)
     return ("rw", "nosuid", "nodev", "exec" if may_execute else "noexec")

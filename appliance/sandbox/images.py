@@ -21,8 +21,9 @@ from typing import BinaryIO
 import msgspec
 
 from appliance import clock, config, tarstream
-from appliance.errors import RuntimeMissing
-from appliance.sandbox.protocols import Image
+from appliance.errors import ManifestInvalid, RuntimeMissing
+from appliance.records import Container
+from appliance.sandbox.protocols import MODEL_PATHS, Image, serving
 from appliance.sandbox.runtimes import RUNTIMES, known
 
 Progress = Callable[[str, float], None]
@@ -104,6 +105,26 @@ def require(data_dir: Path, runtime: str, digest: str = "") -> Runtime:
     raise RuntimeMissing(
         f"Runtime '{runtime}' {what}is not installed.", hint=f"appliance runtime {how}"
     )
+
+
+def require_servable(runtime: Runtime, asked: Container) -> None:
+    """Return if a version may be served by this image in the way it asks for.
+
+    Raises:
+        ManifestInvalid: nothing says what it speaks or starts, or where its files go is no folder.
+    """
+    if runtime.image is None:
+        raise ValueError("it is no imported image")
+    path = serving(runtime.image, asked).model_path
+    at = runtime.rootfs
+    for part in path.split("/")[1:]:
+        at = at / part
+        if at.is_symlink() or not at.is_dir():
+            raise ManifestInvalid(
+                f"The image has no folder {path} to put the version's files in.",
+                hint=f"[container] model_path = one of {', '.join(MODEL_PATHS)}, or import the "
+                "image with --model-path",
+            )
 
 
 def imported(data_dir: Path) -> tuple[str, ...]:

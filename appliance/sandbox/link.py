@@ -197,6 +197,7 @@ class Link:
         self.lost = asyncio.Event()
         self.monitor_lost = asyncio.Event()
         self.protocol_error = ""
+        self.waiting = ""  # what a load waits for, to be told when it took too long
         self._server: asyncio.Server | None = None
         self._uid = -1
         self._tasks: set[asyncio.Task[None]] = set()

@@ -30,17 +30,20 @@ from appliance.errors import (
     PodmanUnavailable,
     RuntimeMissing,
 )
-from appliance.records import Isolation
+from appliance.records import Container, Isolation
 from appliance.sandbox import hardening, images, kernel, limits, tiers
 from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu import Gpus
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.gpu_watch import GpuWatch
+from appliance.sandbox.image_sandbox import ImageSandbox, image_language
 from appliance.sandbox.link import Sink
 from appliance.sandbox.mounts import Remounter
 from appliance.sandbox.netns import Netns
+from appliance.sandbox.protocols import serving
 from appliance.sandbox.runtimes import RUNTIMES
+from appliance.sandbox.runtimes.language import Language
 from appliance.sandbox.service import PodmanService, find_runtime
 from appliance.sandbox.slots import Slots
 from appliance.sandbox.spec import Level, LimitsReport, Request, SandboxSpec, ZygoteKey
@@ -354,15 +357,26 @@ class PodmanExecutor:
         runtime = await asyncio.to_thread(
             images.require, self.data_dir, spec.runtime, spec.runtime_digest
         )
-        sandbox = PodmanSandbox(self, spec, level=level, slot=self.slots.take(), key=key)
+        sandbox, language = self._described(runtime, spec, level, key)
         sandbox.cores = self.place(spec.resources.cpus)
         self._sandboxes[sandbox.id] = sandbox
         try:
-            await sandbox.start(runtime.rootfs.parent.name, RUNTIMES[spec.runtime], wheels)
+            await sandbox.start(runtime.rootfs.parent.name, language, wheels)
         except BaseException:
             await asyncio.shield(sandbox.destroy())
             raise
         return sandbox
+
+    def _described(
+        self, runtime: images.Runtime, spec: SandboxSpec, level: Level, key: ZygoteKey | None
+    ) -> tuple[PodmanSandbox, Language]:
+        """A sandbox that nothing was made for yet: of a language, or of an imported image."""
+        if runtime.image is None:
+            one = PodmanSandbox(self, spec, level=level, slot=self.slots.take(), key=key)
+            return one, RUNTIMES[spec.runtime]
+        served = serving(runtime.image, spec.container or Container())
+        of_image = ImageSandbox(self, spec, served, level=level, slot=self.slots.take())
+        return of_image, image_language(served)
 
     async def _probe_if_possible(self) -> None:
         """Try the limits, strongest mechanism first, unless they were tried already."""

@@ -132,6 +132,10 @@ class PodmanService:
         except (OSError, ValueError):
             return 0
 
+    def attach_path_of(self, container_id: str) -> Path:
+        """The socket at which a container's monitor offers what the container prints."""
+        return self.base / "root" / "vfs-containers" / container_id / "userdata" / "attach"
+
     @property
     def keeper_pid(self) -> int:
         """The process that keeps Podman's user and mount namespace.

@@ -109,7 +109,7 @@ class Zygotes:
     async def take(self, spec: SandboxSpec) -> Sandbox | None:
         """One that is bound to this version now, if any is ready; counts as a cold start."""
         key = self._key_of(spec)
-        if key is None or self._closing or spec.resources.gpus:
+        if key is None or self._closing or spec.resources.gpus or spec.container is not None:
             return None
         kind = self._kind(key)
         kind.demand = kind.demand.arrived(clock.monotonic_ns())
@@ -138,6 +138,8 @@ class Zygotes:
         """
         if not self.budget_bytes or self._closing or spec.resources.gpus:
             return  # a GPU is never held for nobody
+        if spec.container is not None:
+            return  # an imported image knows nothing of imports
         key = _key(spec, modules)
         used = self._key_of(spec) if ahead else None
         if used is not None and set(modules) <= set(used.modules):
