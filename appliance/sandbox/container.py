@@ -37,8 +37,8 @@ from appliance.errors import (
     RunnerProtocol,
 )
 from appliance.sandbox import egress, hardening, kernel, lacking, limits, scripts
+from appliance.sandbox.confined import require_confined, require_nodes
 from appliance.sandbox.freezer import Brake
-from appliance.sandbox.gpu_place import Part
 from appliance.sandbox.gpu_watch import GpuWatched
 from appliance.sandbox.hardening import Slot
 from appliance.sandbox.link import GuestFault, Link, LinkLost, ReplyOverCap, Sink
@@ -153,7 +153,8 @@ class PodmanSandbox:
             raise RunnerCrashed(
                 "The runtime's runner did not start.", stderr=self.stderr_tail()
             ) from error
-        self._verify()  # again: now the runner itself, not the OCI runtime's first stage
+        # Again: now it is the runner itself, not the OCI runtime's first stage.
+        require_confined(self.pid, self.slot)
         self._state = "idle"
 
     async def begin(self) -> None:
@@ -234,7 +235,7 @@ class PodmanSandbox:
 
     def _fit(self, spec: SandboxSpec) -> None:
         """Blocking: put every limit of the version in force, and look whether it is."""
-        self._verify()
+        require_confined(self.pid, self.slot)
         family = kernel.descendants(self.pid)
         if len(family) != 1:
             raise RunnerCrashed(f"its imports left {len(family) - 1} processes behind")
@@ -396,8 +397,8 @@ class PodmanSandbox:
             about = api.must("get", f"/containers/{self.id}/json")
             self.pid = int(about["State"]["Pid"])
         self._pidfd = os.pidfd_open(self.pid)
-        self._verify()
-        self._verify_nodes(part)
+        require_confined(self.pid, self.slot)
+        require_nodes(self.pid, part)
         ahead = self._key is not None
         wanted = hardening.process_limits(spec, self.level, build=bool(wheels), ahead=ahead)
         kernel.set_limits(self.pid, wanted)
@@ -412,34 +413,6 @@ class PodmanSandbox:
 
     def _adapt(self, body: dict[str, Any]) -> None:
         """What a kind of sandbox adds to its container's description."""
-
-    def _verify(self) -> None:
-        """Check what the kernel says about the first process.
-
-        Raises:
-            PodmanUnavailable: it is not confined as it must be.
-        """
-        try:
-            found = kernel.confinement(self.pid)
-        except OSError as error:
-            raise RunnerCrashed("The sandbox ended while it was started.") from error
-        wrong = kernel.faults(found, user_uid=self.slot.user_uid, user_gid=self.slot.user_gid)
-        if wrong:
-            raise PodmanUnavailable(
-                f"A container was not confined as it must be: {'; '.join(wrong)}."
-            )
-
-    def _verify_nodes(self, part: Part) -> None:
-        """Check that a container with GPUs has its own nodes, and none of another GPU.
-
-        Raises:
-            PodmanUnavailable: it has not.
-        """
-        wanted = {path: os.stat(host).st_rdev for host, path in part.nodes}
-        if wanted and (wrong := kernel.wrong_nodes(self.pid, wanted)):
-            raise PodmanUnavailable(
-                f"A container's device nodes are not what they must be: {', '.join(wrong)}."
-            )
 
     def _watch(self) -> None:
         spec = self.spec

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.errors import PodmanUnavailable, RunnerCrashed
 from appliance.records import Container
 from appliance.sandbox import hardening
+from appliance.sandbox.confined import require_confined
 from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.hardening import Slot
 from appliance.sandbox.http_link import HttpLink
@@ -93,7 +94,7 @@ class ImageSandbox(PodmanSandbox):
             await super().begin()
         except PodmanUnavailable as error:
             raise self._cannot_run(error) from error
-        self._verify()
+        require_confined(self.pid, self.slot)
 
     async def place(self, tar: AsyncIterator[bytes]) -> None:
         """See ``http_link.Host``."""
