@@ -7,6 +7,7 @@ Read next: ``lifecycle.register``.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import tomllib
@@ -40,7 +41,8 @@ entry = "model:Model"
 requirements = "requirements.txt"
 """
 _MB = 1024 * 1024
-_BYTES_MAX = 200 * 1024
+# Within 0.1 s: tomllib reads some 2 MB/s, less where a file is made to be slow.
+_BYTES_MAX = 64 * 1024
 _DEPTH_MAX = 64
 _OPTIONS_BYTES_MAX = 12 * 1024
 # The time tomllib takes for a dotted key grows with the square of its parts: minutes at 200 KiB.
@@ -133,6 +135,24 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     isolation: Isolation = "standard"
 
 
+_TABLES: dict[str, type[Struct]] = {
+    "": _File,
+    "resources": _Resources,
+    "limits": _Limits,
+    "lineage": _Lineage,
+    "container": _Container,
+    "options": _Options,
+}
+_WRITTEN = {
+    "runtime": 'runtime = "python3.11"',
+    "entry": 'entry = "model:Model"',
+    "requirements": 'requirements = "requirements.txt"',
+    "method": 'method = "predict_proba"',
+    "idle_timeout_s": "idle_timeout_s = 120",
+    "trusted": 'trusted = ["package.module.Class"]',
+}
+
+
 def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Manifest:
     """The manifest of an upload.
 
@@ -151,7 +171,10 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
             hint=f"Write one beside the model, for example:\n{EXAMPLE}",
         )
     if len(raw) > _BYTES_MAX:
-        raise ManifestInvalid(f"{FILE} is larger than {_BYTES_MAX} bytes.")
+        raise ManifestInvalid(
+            f"{FILE} is larger than {_BYTES_MAX} bytes.",
+            hint="It says how the model is run; put data into files of their own.",
+        )
     text, tree = _toml(raw)
     try:
         file = msgspec.convert(tree, _File)
@@ -241,10 +264,10 @@ def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:
         raise _at(1, "lists or tables are nested too deep") from error
     except ValueError as error:  # a number with more digits than Python converts
         raise _at(_longest_line(text), "a number has too many digits") from error
-    for key, value in tree.items():
-        reason = _not_plain(value, _DEPTH_MAX)
-        if reason:
-            raise _wrong(key, reason, text)
+    found = _not_plain(tree, _DEPTH_MAX, ())
+    if found:
+        path, reason = found
+        raise _wrong(path[-1] if path else "", reason, text, ".".join(path[:-1]))
     return text, tree
 
 
@@ -261,20 +284,27 @@ def _at(line: int, reason: str) -> ManifestInvalid:
     )
 
 
-def _not_plain(value: Any, levels: int) -> str:
-    """Why a value of TOML cannot be kept as JSON; empty if it can."""
+def _not_plain(
+    value: Any, levels: int, path: tuple[str, ...]
+) -> tuple[tuple[str, ...], str] | None:
+    """Where in a value of TOML something is that cannot be kept as JSON, and what; else None."""
     if isinstance(value, (dict, list)):
         if levels == 0:
-            return "nested too deep"
-        members = value.values() if isinstance(value, dict) else value
-        return next((why for member in members if (why := _not_plain(member, levels - 1))), "")
+            return path[:4], "nested too deep"
+        pairs = value.items() if isinstance(value, dict) else ((None, one) for one in value)
+        for key, member in pairs:
+            below = path if key is None else (*path, key)
+            found = _not_plain(member, levels - 1, below)
+            if found:
+                return found
+        return None
     if isinstance(value, float) and not math.isfinite(value):
-        return "nan and inf are no numbers here"
+        return path, "nan and inf are no numbers here"
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return "a number is out of the range of 64 bits"
+        return path, "a number is out of the range of 64 bits"
     if not isinstance(value, (str, int, float)):
-        return "dates and times are not used here; write them as text"
-    return ""
+        return path, "dates and times are not used here; write them as text"
+    return None
 
 
 def _options(file: _File, text: str) -> dict[str, Any]:
@@ -323,8 +353,28 @@ def _missing(key: str) -> ManifestInvalid:
     reason = f"Object missing required field `{key}`"
     return ManifestInvalid(
         f"{FILE}: {key}: {reason}.",
+        hint=_hint("", key, reason),
         fields=(FieldError(pointer=f"{FILE}:1", detail=f"{key}: {reason}"),),
     )
+
+
+def _hint(section: str, key: str, reason: str) -> str:
+    """What to write instead: the nearest key, the keys there are, or the line by default."""
+    table = _TABLES.get(section)
+    if table is None:
+        return f"One that works, for example:\n{EXAMPLE}"
+    fields = {field.name: field for field in msgspec.structs.fields(table)}
+    if "unknown field" in reason:
+        near = difflib.get_close_matches(key[:100], fields, n=1)
+        asked = f"Did you mean '{near[0]}'? " if near else ""
+        where = f"[{section}]" if section else FILE
+        return f"{asked}{where} takes {', '.join(fields)}."
+    if key in _WRITTEN:
+        return f"Write, for example: {_WRITTEN[key]}"
+    default = fields[key].default if key in fields else None
+    if isinstance(default, (int, float)):
+        return f"Write, for example: {key} = {default} (which it is without the line)"
+    return f"One that works, for example:\n{EXAMPLE}"
 
 
 def _wrong(key: str, reason: str, text: str, section: str = "") -> ManifestInvalid:
@@ -332,6 +382,7 @@ def _wrong(key: str, reason: str, text: str, section: str = "") -> ManifestInval
     dotted = f"{section}.{key}" if section else key
     return ManifestInvalid(
         f"{FILE}:{line}: {dotted}: {reason}.",
+        hint=_hint(section, key, reason),
         fields=(FieldError(pointer=f"{FILE}:{line}", detail=f"{dotted}: {reason}"),),
     )
 
@@ -352,7 +403,9 @@ def _requirements(file: _File, captured: Mapping[str, bytes], text: str) -> tupl
     try:
         return packager.parse(text_from_bytes(raw), file.requirements)
     except TextRefused as error:
-        raise ManifestInvalid(f"{file.requirements}:{error.line}: {error.reason}.") from error
+        raise ManifestInvalid(
+            f"{file.requirements}:{error.line}: {error.reason}.", hint="Save it as plain UTF-8."
+        ) from error
 
 
 def place_of(captured: Mapping[str, bytes], package: str) -> str:
@@ -397,5 +450,6 @@ def _invalid(error: msgspec.ValidationError, text: str) -> ManifestInvalid:
     place = FILE if is_missing else f"{FILE}:{line}"
     return ManifestInvalid(
         f"{place}: {dotted}: {reason}.",
+        hint=_hint(section, key, reason),
         fields=(FieldError(pointer=f"{FILE}:{line}", detail=f"{dotted}: {reason}"),),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from running import RunningAppliance
+from sklearn.dummy import DummyClassifier
 
 pytestmark = pytest.mark.podman
 
@@ -46,4 +47,25 @@ def test_the_file_appears_in_the_sandbox_only(running: RunningAppliance, tmp_pat
         reply = client.post("/api/v1/models/pickles/bomb/invoke", json={"path": target})
         assert reply.json() == {"exists": True}, "the model's own load has its effect inside"
         client.get("/api/v1/models/pickles/bomb/versions/1")
+    assert not Path(target).exists()
+
+
+def test_a_pickle_that_is_recognised_without_a_manifest_runs_in_the_sandbox_only(
+    running: RunningAppliance,
+) -> None:
+    target = "/tmp/appliance-p20-recognised"
+    Path(target).unlink(missing_ok=True)
+    secret = running.tenant("pickles")
+    fitted = DummyClassifier().fit([[0.0], [1.0]], [0, 1])
+    fitted.extra = Bomb(target)
+    examples = Path(__file__).parents[2] / "examples"
+    files = {
+        "model.pkl": pickle.dumps(fitted),
+        "requirements.txt": (examples / "breast-cancer" / "requirements.txt").read_bytes(),
+    }
+    made = running.push(secret, "pickles/recognised", files)
+    assert made.status_code == 201, made.text
+    with running.https(secret) as client:
+        reply = client.post("/api/v1/models/pickles/recognised/invoke", json={"rows": [[0.5]]})
+        assert reply.json() == {"predictions": [0]}
     assert not Path(target).exists()

@@ -175,3 +175,59 @@ def test_a_version_registered_before_a_ceiling_was_lowered_meets_it_all_the_same
     assert (spec.idle_timeout_s, limits.invoke_timeout_ms, limits.load_timeout_ms) == (
         3600, 600_000, 600_000,
     )  # fmt: skip
+
+
+WRITE = {
+    "a typing mistake": (GOOD.replace(b"entry", b"entyr"), "Did you mean 'entry'?"),
+    "in a section": (GOOD.replace(b"memory_mb", b"memroy_mb"), "Did you mean 'memory_mb'?"),
+    "the keys there are": (GOOD.replace(b"memory_mb", b"zzz"), "[resources] takes memory_mb, cpus"),
+    "out of bounds": (GOOD.replace(b"256", b"1"), "memory_mb = 512"),
+    "no entry": (b'runtime = "python3.11"\n', 'entry = "model:Model"'),
+    "a wrong entry": (GOOD.replace(b"model:Model", b"model.py"), 'entry = "model:Model"'),
+    "no such runtime": (GOOD.replace(b"python3.11", b"python9"), 'runtime = "python3.11"'),
+    "options of one's own code": (GOOD + b"[options]\nmethod = 'predict'\n", "for example"),
+    "a method there is not": (
+        GOOD.replace(b"model:Model", b"@sklearn:m.pkl") + b"[options]\nmethod = 'guess'\n",
+        'method = "predict_proba"',
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "hint"), WRITE.values(), ids=WRITE)
+def test_a_refusal_says_what_to_write(text: bytes, hint: str) -> None:
+    with pytest.raises(ManifestInvalid) as caught:
+        parse(text)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("entry", ["@sklearn:a/b c.pkl", "@onnx:m.onnx", "@mlflow"])
+def test_the_appliances_own_loaders_are_entries(entry: str) -> None:
+    found = manifest.parse({"appliance.toml": GOOD.replace(b"model:Model", entry.encode())})
+    assert found.entry == entry
+
+
+@pytest.mark.parametrize(
+    "entry", ["@sklearn", "@sklearn:../m.pkl", "@sklearn:/m", "@mlflow:x", "@x:y"]
+)
+def test_other_loaders_and_paths_out_of_the_folder_are_not(entry: str) -> None:
+    with pytest.raises(ManifestInvalid, match="entry"):
+        manifest.parse({"appliance.toml": GOOD.replace(b"model:Model", entry.encode())})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b"nan", "nan and inf"),
+        (b"1" + b"0" * 30, "64 bits"),
+        (b"2020-01-01", "write them as text"),
+    ],
+)
+def test_a_value_that_is_no_json_is_refused_with_its_line(value: bytes, said: str) -> None:
+    with pytest.raises(ManifestInvalid, match=said) as caught:
+        parse(GOOD + b"[input_schema]\nmaximum = " + value + b"\n")
+    assert "appliance.toml:14" in caught.value.detail
+
+
+def test_a_mistake_of_toml_is_named_with_its_line() -> None:
+    with pytest.raises(ManifestInvalid, match=r"appliance\.toml:3: not valid TOML"):
+        parse(b'runtime = "python3.11"\nentry = "model:Model"\nrequirements = [,]\n')
