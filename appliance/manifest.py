@@ -109,6 +109,7 @@ class _Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the appliance's own loaders (entries that begin with @) can be told."""
 
     method: Method | None = None
+    type: Annotated[str, Meta(pattern=r"^([A-Za-z][\w.]{0,31})?$")] = ""
     trusted: Annotated[tuple[Annotated[str, Meta(max_length=300)], ...], Meta(max_length=64)] = ()
     columns: Annotated[dict[Annotated[str, Meta(max_length=200)], str], Meta(max_length=1000)] = {}
 

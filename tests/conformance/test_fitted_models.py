@@ -14,6 +14,7 @@ from languages import installed
 
 from appliance.errors import LoadFailed, ModelRaised
 from appliance.sandbox.podman import PodmanExecutor
+from appliance.sandbox.spec import SandboxSpec
 
 pytestmark = [
     pytest.mark.podman,
@@ -41,14 +42,14 @@ async def made(executor: PodmanExecutor, text: str) -> bytes:
         return (await one.ask(text.encode(), "text/plain"))[1]
 
 
-def spec(files: dict[str, bytes], entry: str) -> Any:
-    return spec_of(runtime="r4.2", entry=entry, files=files)
+def spec(files: dict[str, bytes], entry: str, **options: str) -> SandboxSpec:
+    return spec_of(runtime="r4.2", entry=entry, files=files, options=options)
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
 async def fuel(podman_executor: PodmanExecutor) -> AsyncIterator[Box]:
     files = {"fuel.rds": (FITTED / "mpg.rds").read_bytes()}
-    async with box(podman_executor, spec(files, "fuel.rds"), files) as one:
+    async with box(podman_executor, spec(files, "@rds:fuel.rds"), files) as one:
         yield one
 
 
@@ -74,6 +75,10 @@ async def test_every_form_of_a_table_gives_the_same_answer(fuel: Box) -> None:
         {"dataframe_split": {"columns": ["hp", "wt"], "data": data}},
         columns,
         {"columns": columns},
+        {"inputs": columns},
+        {"records": ROWS},
+        {"rows": data, "columns": ["hp", "wt"]},
+        [[row["wt"], row["hp"]] for row in ROWS],
         [{**row, "unused": "x", "none": None} for row in ROWS],
     ):
         assert await predictions(fuel, body) == first
@@ -89,6 +94,8 @@ async def test_every_form_of_a_table_gives_the_same_answer(fuel: Box) -> None:
         ([{"wt": 2.2}], "no column 'hp'"),
         ([], "empty"),
         ([1, 2], "an object of named values"),
+        ([[1, 2, 3]], "a row has 2 values: wt, hp"),
+        ([{"wt": 1, "hp": 1}, [1, 2]], "some rows have no names"),
         ({"wt": [1], "hp": [1, 2]}, "not equally long"),
         ([{"wt": [1], "hp": 1}], "a value is a number"),
     ],
@@ -105,9 +112,9 @@ async def test_a_generalised_model_answers_with_probabilities_unless_told(
     podman_executor: PodmanExecutor,
 ) -> None:
     files = {"manual.rds": (FITTED / "manual.rds").read_bytes()}
-    async with box(podman_executor, spec(files, "manual.rds"), files) as one:
+    async with box(podman_executor, spec(files, "@rds:manual.rds"), files) as one:
         shares = await predictions(one, ROWS)
-    async with box(podman_executor, spec(files, "manual.rds:link"), files) as one:
+    async with box(podman_executor, spec(files, "@rds:manual.rds", type="link"), files) as one:
         links = await predictions(one, ROWS)
     assert all(0 < share < 1 for share in shares)
     assert min(links) < 0 < max(links)
@@ -116,7 +123,7 @@ async def test_a_generalised_model_answers_with_probabilities_unless_told(
 async def test_words_and_tables_come_back_as_such(podman_executor: PodmanExecutor) -> None:
     fit = "lm(cbind(Sepal.Length, Sepal.Width) ~ Species, iris)"
     files = {"iris.rds": await made(podman_executor, fit)}
-    async with box(podman_executor, spec(files, "iris.rds"), files) as one:
+    async with box(podman_executor, spec(files, "@rds:iris.rds"), files) as one:
         found = await predictions(one, [{"Species": "setosa"}, {"Species": "virginica"}])
         assert [sorted(row) for row in found] == [["Sepal.Length", "Sepal.Width"]] * 2
         assert found[0]["Sepal.Length"] == pytest.approx(5.006)
@@ -135,12 +142,19 @@ async def test_a_model_without_its_package_is_refused_with_its_name(
 ) -> None:
     files = {"fit.rds": await made(podman_executor, fit)}
     with pytest.raises(LoadFailed, match=reason):
-        async with box(podman_executor, spec(files, "fit.rds"), files):
+        async with box(podman_executor, spec(files, "@rds:fit.rds"), files):
+            pass
+
+
+async def test_a_file_that_is_not_there_is_named(podman_executor: PodmanExecutor) -> None:
+    files = {"fit.rds": b""}
+    with pytest.raises(LoadFailed, match=r"no file 'other\.rds'"):
+        async with box(podman_executor, spec(files, "@rds:other.rds"), files):
             pass
 
 
 async def test_a_file_that_is_no_fitted_model_is_named(podman_executor: PodmanExecutor) -> None:
     files = {"fit.rds": b"not an rds"}
     with pytest.raises(LoadFailed, match=r"'fit\.rds' is not what saveRDS wrote"):
-        async with box(podman_executor, spec(files, "fit.rds"), files):
+        async with box(podman_executor, spec(files, "@rds:fit.rds"), files):
             pass

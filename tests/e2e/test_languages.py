@@ -130,6 +130,23 @@ def test_rs_own_models_answer_what_a_computation_without_r_says(
     assert close(answer, {"mpg": mpg.tolist(), "manual": manual.tolist()})
 
 
+@pytest.mark.skipif("r4.2" not in installed(), reason="the runtime r4.2 is not installed")
+def test_an_rds_file_alone_is_a_model(running: RunningAppliance, owner: str) -> None:
+    folder = EXAMPLES / "mtcars-r"
+    files = {"mpg.rds": (folder / "model" / "mpg.rds").read_bytes()}
+    made = running.push(owner, "acme/mpg", files)
+    assert made.status_code == 201, made.text
+    assert (made.json()["runtime"], made.json()["entry"]) == ("r4.2", "@rds:mpg.rds")
+    cars = json.loads((folder / "cars.json").read_bytes())["cars"]
+    answer = answered(
+        running, owner, "mpg", json.dumps({"rows": cars}).encode(), "application/json"
+    )
+    register(running, owner, "mpg-by-code", folder / "model")
+    body = (folder / "cars.json").read_bytes()
+    by_code = answered(running, owner, "mpg-by-code", body, "application/json")
+    assert close(answer["predictions"], by_code["mpg"])
+
+
 @pytest.mark.skipif("cpp" not in installed(), reason="the runtime cpp is not installed")
 def test_source_that_does_not_compile_is_refused_with_the_compilers_first_error(
     running: RunningAppliance, owner: str

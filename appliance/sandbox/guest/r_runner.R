@@ -12,10 +12,9 @@
 # Answers: one string as text, raw as bytes, anything else as JSON, vectors of length 1 as scalars
 # (wrap in I() what must stay an array), NA and NaN as null.
 #
-# A model without code: `entry = "model.rds"`, a fitted model as saveRDS wrote it, answered by R's own
-# predict(), whose type may follow ("model.rds:class"; a glm's is "response" unless told). Inputs:
-# a table as JSON rows ([{"wt": 2.2}] or {"rows": [...]}), columns ({"wt": [2.2]}), MLflow's
-# dataframe_records or dataframe_split, or text/csv. Answer: {"predictions": [...]}, one a row.
+# A model without code: `entry = "@rds:FILE"`, a fitted model as saveRDS wrote it, answered by R's own
+# predict(); `[options] type` is its type (a glm's is "response" unless told). Inputs: a table, in any
+# form that python_tables.py lists. Answer: {"predictions": [...]}, one a row.
 
 local({
   runner <- environment()
@@ -90,9 +89,12 @@ local({
   }
 
   # The function that answers calls for a fitted model: a table in, a prediction a row out.
-  fitted_predictor <- function(entry, folder) {
-    file <- sub(":.*", "", entry)
-    type <- if (grepl(":", entry, fixed = TRUE)) sub("^.*:", "", entry)
+  fitted_predictor <- function(file, folder) {
+    type <- Sys.getenv("APPLIANCE_TYPE")
+    if (!nzchar(type)) type <- NULL
+    if (!file.exists(file.path(folder, file))) {
+      stop(fault("entry", paste0("The artifact has no file '", file, "'.")))
+    }
     fit <- tryCatch(
       readRDS(file.path(folder, file)),
       error = function(error) {
@@ -104,7 +106,7 @@ local({
     if (is.null(type) && inherits(fit, "glm")) type <- "response"
     wanted <- tryCatch(all.vars(stats::delete.response(stats::terms(fit))), error = function(e) NULL)
     function(inputs) {
-      rows <- table_of(inputs)
+      rows <- table_of(inputs, wanted)
       absent <- setdiff(wanted, names(rows))
       if (length(absent)) {
         stop(fault("input", paste0("The rows have no column '", paste(absent, collapse = "', '"), "'.")))
@@ -117,8 +119,8 @@ local({
     }
   }
 
-  # The table in what a call sent.
-  table_of <- function(inputs) {
+  # The table in what a call sent; `wanted` names the columns of rows that come as plain lists.
+  table_of <- function(inputs, wanted) {
     wrong <- function(reason) stop(fault("input", paste0("The body holds no table: ", reason, ".")))
     if (is.character(inputs)) {
       return(tryCatch(
@@ -127,24 +129,33 @@ local({
       ))
     }
     if (!is.list(inputs)) wrong("it is neither JSON nor text/csv")
-    for (key in c("rows", "instances", "inputs", "dataframe_records", "columns")) {
-      if (identical(names(inputs), key)) inputs <- inputs[[key]]
-    }
-    if (identical(names(inputs), "dataframe_split")) {
-      split <- inputs$dataframe_split
-      inputs <- lapply(split$data, function(row) stats::setNames(row, unlist(split$columns)))
+    if (!is.null(inputs$dataframe_split)) inputs <- inputs$dataframe_split
+    forms <- c("rows", "data", "records", "dataframe_records", "instances", "inputs", "columns")
+    form <- forms[forms %in% names(inputs)][1]
+    if (!is.na(form) && is.list(inputs[[form]])) {
+      if (form %in% c("rows", "data") && length(inputs$columns)) wanted <- unlist(inputs$columns)
+      inputs <- inputs[[form]]
     }
     if (!length(inputs)) wrong("it is empty")
-    if (is.null(names(inputs))) {
-      if (!all(vapply(inputs, function(row) is.list(row) && !is.null(names(row)), NA))) {
-        wrong("a row is an object of named values")
-      }
-      keys <- unique(unlist(lapply(inputs, names)))
-      inputs <- stats::setNames(lapply(keys, function(key) lapply(inputs, `[[`, key)), keys)
-    }
+    if (is.null(names(inputs))) inputs <- columns_of(inputs, wanted, wrong)
     sizes <- vapply(inputs, length, 0L)
     if (any(sizes != sizes[1])) wrong("its columns are not equally long")
     as.data.frame(lapply(inputs, column_of, wrong), optional = TRUE)
+  }
+
+  # Columns from rows: objects, which may lack values, or lists in the order of `wanted`.
+  columns_of <- function(rows, wanted, wrong) {
+    if (!all(vapply(rows, is.list, NA))) wrong("a row is an object of named values, or a list")
+    keys <- unique(unlist(lapply(rows, names)))
+    if (is.null(keys)) {
+      keys <- wanted
+      if (any(lengths(rows) != length(keys))) {
+        wrong(paste0("a row has ", length(keys), " values: ", paste(keys, collapse = ", ")))
+      }
+      rows <- lapply(rows, stats::setNames, keys)
+    }
+    if (!all(vapply(rows, function(row) !is.null(names(row)), NA))) wrong("some rows have no names")
+    stats::setNames(lapply(keys, function(key) lapply(rows, `[[`, key)), keys)
   }
 
   # One column from its JSON values; null is NA.
@@ -156,14 +167,14 @@ local({
     unlist(values)
   }
 
-  # The function that answers calls, made from "file.R:name" or "file.rds".
+  # The function that answers calls, made from "file.R:name" or "@rds:file".
   predictor <- function(entry, folder) {
+    if (startsWith(entry, "@rds:")) return(fitted_predictor(substring(entry, 6), folder))
     file <- sub(":[^:]*$", "", entry)
     name <- sub("^.*:", "", entry)
     if (!file.exists(file.path(folder, file))) {
       stop(fault("entry", paste0("The artifact has no file '", file, "'.")))
     }
-    if (grepl("\\.rds$", file, ignore.case = TRUE)) return(fitted_predictor(entry, folder))
     sys.source(file.path(folder, file), globalenv(), keep.source = FALSE)
     target <- get0(name, globalenv(), inherits = FALSE)
     if (!is.function(target)) {

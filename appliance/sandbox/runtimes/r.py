@@ -40,10 +40,7 @@ R_4_2 = Language(
     builder=NATIVE_BUILDER,
     build_helpers=("r_build.sh",),
     build_command=built_by("r_build.sh", "r-build"),
-    # A function of a source file; or a fitted model, with or without the type of prediction.
-    entry_pattern=(
-        r"[\w][\w./-]{0,127}\.(?:(?:R|r):[A-Za-z.][\w.]{0,127}|(?:rds|RDS)(?::[a-z][\w.]{0,31})?)"
-    ),
+    entry_pattern=(r"[\w][\w./-]{0,127}\.(?:R|r):[A-Za-z.][\w.]{0,127}|@rds:[\w][\w. +/-]{0,250}"),
     entry_example="model.R:load_model",
     own_threads=2,
 )
