@@ -46,11 +46,15 @@ class _Course:
     principal_id: str
     started_ns: int
     intent_seq: int = 0
+    is_waiting: bool = False
     cold: bool = False
     queue_us: int = 0
     load_us: int = 0
     sandbox_id: str = ""
     reply: Reply | None = None
+
+
+Hangup = Callable[[Callable[[], object]], object]
 
 
 class Invoker:
@@ -73,6 +77,7 @@ class Invoker:
         version: Version,
         content_type: str,
         body: bytes,
+        on_hangup: Hangup = lambda _: None,
     ) -> Outcome:
         """The model's answer to one request.
 
@@ -82,6 +87,8 @@ class Invoker:
             version: the version to call.
             content_type: media type of ``body``, handed to the model unread.
             body: the request, at most the version's ``body_bytes_max`` bytes.
+            on_hangup: takes what is to be called when the caller hangs up; a call that waits for a
+                sandbox then is given up, one that runs is finished.
 
         Raises:
             Gone: the version is retired.
@@ -99,6 +106,8 @@ class Invoker:
             call_id=request_id, principal_id=principal_id, started_ns=clock.monotonic_ns()
         )
         await self._intend(course, version, body)
+        task = asyncio.current_task()
+        on_hangup(lambda: task.cancel() if task and course.is_waiting else None)
         request = Request(
             id=clock.new_id("call"),
             content_type=content_type,
@@ -177,8 +186,10 @@ class Invoker:
         spec = provision.spec_in_force(self._store, version, self._settings)
         files = provision.files_of_version(self._store, version)
         pool = self._pool()
+        course.is_waiting = True
         try:
             async with pool.lease(spec, files) as lease:
+                course.is_waiting = False
                 course.cold, course.sandbox_id = lease.cold, lease.sandbox_id
                 course.queue_us, course.load_us = lease.queue_us, lease.load_us
                 course.reply = await lease.request(request)

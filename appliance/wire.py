@@ -50,6 +50,9 @@ Write = Callable[[bytes], Awaitable[None]]
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 PROBLEM_JSON = "application/problem+json"
+HANGUP = "appliance.hangup"
+"""Name of the ASGI extension that is a request's ``on_hangup``."""
+
 JSON_BODY_MAX = 64 * 1024
 """Largest JSON document of the management contracts, bytes."""
 
@@ -101,6 +104,8 @@ class Request:
     tenant: Tenant | None = None
     receive: Receive
     body_timeout_s: float = 60.0
+    on_hangup: Callable[[Callable[[], object]], object] = lambda _: None
+    """Takes what is to be called when the caller hangs up; does nothing where nobody can tell."""
 
     def header(self, name: str) -> str:
         """The value of a header (lower-case name), ``""`` if it did not come."""

@@ -40,6 +40,7 @@ from appliance.wire import Front, Receive, Reply, Request, Scope, Send
 _log = logging.getLogger(__name__)
 _UNMATCHED = "unmatched"
 _KNOWN_MAX = 4096
+_NO_EXTENSIONS: dict[str, Any] = {}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _NOBODY = Principal(id=ANONYMOUS, kind="api-key", role="caller")
 
@@ -221,6 +222,7 @@ class Application:
             tenant=tenant,
             receive=receive,
             body_timeout_s=float(self._node.settings.http.body_timeout_s),
+            on_hangup=scope.get("extensions", _NO_EXTENSIONS).get(wire.HANGUP, _nothing),
         )
         return await operation.handler(
             Context(
@@ -292,6 +294,10 @@ class Application:
             tenant_id=principal.tenant_id if principal else "",
             actor=principal.id if principal else ANONYMOUS,
         )
+
+
+def _nothing(_: Any) -> None:
+    """Where the listener cannot tell that a caller hung up."""
 
 
 class _Endpoint:

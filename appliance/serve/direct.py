@@ -23,6 +23,7 @@ from appliance import clock
 from appliance.serve import strict
 from appliance.serve.framing import HEAD_END, Chunks, Head, Length, parsed
 from appliance.serve.strict import Refused, Timers, require_strict_head
+from appliance.wire import HANGUP
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class _Exchange:
         self.is_over = False
         self.held_bytes = 0
         self._line = line
+        self.hangups: list[Callable[[], object]] = []
         self._inbox: list[bytes] = []
         self._is_read = False
         self._waiter: asyncio.Future[None] | None = None
@@ -206,7 +208,6 @@ class Direct(asyncio.Protocol):
             "client": peer[:2] if isinstance(peer, tuple) else None,
             "server": own[:2] if isinstance(own, tuple) else None,
             "root_path": "",
-            "extensions": {},
         }
         self._base["state"] = self._make_state(transport)
         self._expire_in(self._timers.head_s)
@@ -238,6 +239,8 @@ class Direct(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.is_over = True
             self._exchange.wake()
+            for tell in self._exchange.hangups:
+                tell()
         self._end()
 
     def pause_writing(self) -> None:
@@ -411,6 +414,7 @@ class Direct(asyncio.Protocol):
             "headers": head.headers,
         }
         exchange = self._exchange = _Exchange(self, scope, body)
+        scope["extensions"] = {HANGUP: exchange.hangups.append}
         if b"close" in headers.get(b"connection", b"").lower():
             exchange.is_kept = False
         exchange.expects_continue = headers.get(b"expect", b"").lower() == b"100-continue"

@@ -103,5 +103,5 @@ async def drained(process: subprocess.Popen[str], tmp_path: Path, body: bytes) -
     assert await asyncio.to_thread(process.wait, 20) == 0
     assert tally.lost == []
     assert tally.refused == 12
-    assert tally.answered > 20
+    assert tally.answered >= 12
     assert rest.split() == ["ok", str(tally.answered)]

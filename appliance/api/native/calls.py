@@ -113,6 +113,7 @@ async def call(context: Context, version: Version, *, content_type: str, body: b
         version=version,
         content_type=content_type,
         body=body,
+        on_hangup=context.request.on_hangup,
     )
 
 
