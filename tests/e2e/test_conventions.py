@@ -182,3 +182,40 @@ def test_a_skops_file_loads_known_types_only_unless_the_manifest_lists_more(
     register(running, owner, "own-types", {**files, "appliance.toml": manifest})
     found = answered(running, owner, "own-types", {"rows": ROWS.tolist()})
     assert found == {"predictions": own.predict(ROWS).tolist()}
+
+
+def test_what_push_prints_can_be_typed(
+    running: RunningAppliance, owner: str, classifier: Any, tmp_path: Path
+) -> None:
+    """A single file, from the first try-out to the curl line, with no manifest and no rows."""
+    (tmp_path / "iris.pkl").write_bytes(pickle.dumps(classifier))
+    (tmp_path / "requirements.txt").write_bytes(PINS)
+    (tmp_path / "me.key").write_text(owner)
+    (tmp_path / "me.key").chmod(0o600)
+    model = str(tmp_path / "iris.pkl")
+    shown = running.cli("model", "push", model, "acme/typed", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert b'entry = "@sklearn:iris.pkl"' in shown.stdout
+    with running.https(owner) as client:
+        assert client.get("/api/v1/models/acme/typed").status_code == 404, "nothing was sent"
+
+    where = ["--url", running.url, "--ca", str(running.ca_file())]
+    where += ["--api-key-file", str(tmp_path / "me.key")]
+    done = running.cli(*where, "model", "push", model, "acme/typed")
+    assert done.returncode == 0, done.stderr
+    assert b"'iris.pkl' is a pickled scikit-learn estimator" in done.stderr
+    title, url, curl = done.stdout.decode().splitlines()
+    assert title == "acme/typed version 1"
+    assert url.endswith("/api/v1/models/acme/typed/versions/1")
+    called = subprocess.run(["bash", "-c", f"{curl} --silent"], capture_output=True, check=True)
+    assert json.loads(called.stdout)["predictions"]
+
+
+def test_push_of_what_is_not_recognised_says_what_to_write(
+    running: RunningAppliance, tmp_path: Path
+) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"x")
+    done = running.cli("model", "push", str(tmp_path), "acme/none")
+    assert done.returncode == 65
+    assert b"weights.pt" in done.stderr
+    assert b'entry = "model:Model"' in done.stderr
