@@ -54,7 +54,8 @@ from appliance.sandbox.spec import (
 )
 
 if TYPE_CHECKING:
-    from appliance.sandbox.podman import PodmanExecutor
+    from appliance.sandbox.podman import Api, PodmanExecutor
+    from appliance.sandbox.service import PodmanService
 
 _LOG = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 20.0
@@ -139,7 +140,7 @@ class PodmanSandbox:
             else (language.runner, *language.helpers)
         )
         await asyncio.to_thread(self._prepare_box, names, language.name)
-        await self.link.listen(self._box / "a.sock", uid=self.slot.user_uid)
+        await self.link.listen(self._box / "a.sock", uid=self._link_uid)
         await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
         if self._ways is not None:
             await self._ways.serve()
@@ -154,7 +155,7 @@ class PodmanSandbox:
                 "The runtime's runner did not start.", stderr=self.stderr_tail()
             ) from error
         # Again: now it is the runner itself, not the OCI runtime's first stage.
-        require_confined(self.pid, self.slot)
+        self._verify()
         self._state = "idle"
 
     async def begin(self) -> None:
@@ -163,7 +164,7 @@ class PodmanSandbox:
         Raises:
             PodmanUnavailable: it cannot be started.
         """
-        await self._executor.run(self._executor.api.must, "post", f"/containers/{self.id}/start")
+        await self._executor.run(self._api.must, "post", f"/containers/{self.id}/start")
 
     async def import_ahead(self) -> None:
         """Have the runner import the key's modules, before there is a version.
@@ -235,7 +236,7 @@ class PodmanSandbox:
 
     def _fit(self, spec: SandboxSpec) -> None:
         """Blocking: put every limit of the version in force, and look whether it is."""
-        require_confined(self.pid, self.slot)
+        self._verify()
         family = kernel.descendants(self.pid)
         if len(family) != 1:
             raise RunnerCrashed(f"its imports left {len(family) - 1} processes behind")
@@ -359,12 +360,33 @@ class PodmanSandbox:
             target.write_bytes(scripts.content(name, runtime))
             target.chmod(0o644)
 
+    # What another tier does in another way (``gvisor``).
+
+    @property
+    def _service(self) -> PodmanService:
+        service = self._executor.service
+        if service is None:
+            raise PodmanUnavailable("Podman's service is not running.")
+        return service
+
+    @property
+    def _api(self) -> Api:
+        return self._executor.api
+
+    @property
+    def _link_uid(self) -> int:
+        return self.slot.user_uid
+
+    def _adapt(self, body: dict[str, Any]) -> None:
+        """Change the description of the container before it is made."""
+
+    def _created(self, container_id: str) -> None:
+        """Blocking: it is made, and not initialised yet."""
+
     def _create_and_init(self, runtime_folder: str, language: Language, wheels: str) -> None:
         """Blocking: make the container up to the point before its first own instruction."""
-        executor, spec, api = self._executor, self.spec, self._executor.api
-        if executor.service is None:
-            raise PodmanUnavailable("Podman's service is not running.")
-        inside = executor.service.inside
+        executor, spec, api, service = self._executor, self.spec, self._api, self._service
+        inside = service.inside
         binds = {"/deps": inside("deps", spec.deps_key)} if spec.deps_key else {}
         if wheels:
             binds["/data"] = inside("wheels", wheels)
@@ -390,29 +412,36 @@ class PodmanSandbox:
         hardening.add_gpus(body, part, bundle=bundle)
         self._made = True
         made = api.must("post", "/containers/create", data=json.dumps(body))
+        self._created(str(made["Id"]))
         api.must("post", f"/containers/{self.id}/init")
         self._container_id = str(made["Id"])
-        self.pid = executor.service.pid_of(self._container_id)
+        self.pid = service.pid_of(self._container_id)
         if not self.pid:
             about = api.must("get", f"/containers/{self.id}/json")
             self.pid = int(about["State"]["Pid"])
         self._pidfd = os.pidfd_open(self.pid)
-        require_confined(self.pid, self.slot)
+        self._verify()
         require_nodes(self.pid, part)
-        ahead = self._key is not None
-        wanted = hardening.process_limits(spec, self.level, build=bool(wheels), ahead=ahead)
+        self._limit(build=bool(wheels))
+        self._open_ways(spec)
+
+    def _verify(self) -> None:
+        """Return if its first process is confined. Raises PodmanUnavailable, RunnerCrashed."""
+        require_confined(self.pid, self.slot)
+
+    def _limit(self, *, build: bool) -> None:
+        """Blocking: put the limits in force, before the first own instruction."""
+        spec, ahead = self.spec, self._key is not None
+        wanted = hardening.process_limits(spec, self.level, build=build, ahead=ahead)
         kernel.set_limits(self.pid, wanted)
         if self.level != "enforced":
             kernel.pin(self.pid, self.cores, _NICENESS)
         # Podman takes no inode quota.
-        executor.remounter.set_quotas(self.pid, hardening.tmpfs_sizes(spec, build=bool(wheels)))
-        self._open_ways(spec)
+        sizes = hardening.tmpfs_sizes(spec, build=build)
+        self._executor.remounter.set_quotas(self.pid, sizes)
 
     def _open_ways(self, spec: SandboxSpec) -> None:
         self._ways = egress.ways_out(self._executor, spec, self.id, self.pid, self._box)
-
-    def _adapt(self, body: dict[str, Any]) -> None:
-        """What a kind of sandbox adds to its container's description."""
 
     def _watch(self) -> None:
         spec = self.spec
@@ -534,7 +563,7 @@ class PodmanSandbox:
         with contextlib.suppress(ApplianceError, KeyError, TypeError, ValueError):
             for _ in range(10):
                 about = await self._executor.run(
-                    self._executor.api.must, "get", f"/containers/{self.id}/json"
+                    self._api.must, "get", f"/containers/{self.id}/json"
                 )
                 state = about["State"]
                 if not state.get("Running", False):
@@ -566,7 +595,7 @@ class PodmanSandbox:
         await self.link.close()
         removed = True
         if self._made:
-            removed = await executor.run(executor.api.remove, self.id)
+            removed = await executor.run(self._api.remove, self.id)
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1

@@ -259,6 +259,16 @@ def tmpfs_bytes(pid: int, mounts: Iterable[str]) -> dict[str, int]:
     return used
 
 
+def memory_file_bytes(pid: int, name: str) -> int:
+    """What the process's memory file (memfd_create(2)) of this name holds; 0 if it has none."""
+    for number in _listed(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            path = f"/proc/{pid}/fd/{number}"
+            if os.readlink(path).startswith(f"/memfd:{name} "):
+                return os.stat(path).st_blocks * 512
+    return 0
+
+
 def shared_anonymous_bytes(pids: Iterable[int]) -> int:
     """Sizes of shared anonymous mappings, used or not; one shared by n processes counts n times."""
     total = 0

@@ -226,6 +226,11 @@ class Link:
             os.close(folder)
         os.chmod(path, 0o666)  # noqa: S103 - the container's user is another one; see _connected
 
+    @property
+    def is_greeted(self) -> bool:
+        """Whether HELLO came."""
+        return self._hello.is_set()
+
     async def hello(self) -> None:
         """Wait for the runner's HELLO; the caller keeps the deadline.
 

@@ -25,6 +25,7 @@ import requests
 from appliance import clock, config
 from appliance.errors import (
     GuestError,
+    IsolationUnavailable,
     LimitsUnenforced,
     OutOfMemory,
     PodmanUnavailable,
@@ -37,6 +38,7 @@ from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu import Gpus
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.gpu_watch import GpuWatch
+from appliance.sandbox.gvisor import SENTRY_ID, Gvisor, GvisorSandbox
 from appliance.sandbox.image_sandbox import ImageSandbox, image_language
 from appliance.sandbox.link import Sink
 from appliance.sandbox.mounts import Remounter
@@ -133,6 +135,7 @@ class PodmanExecutor:
         self.watchdog = limits.Watchdog()
         self.service: PodmanService | None = None
         self.guard: Guard | None = None
+        self.gvisor: Gvisor | None = None
         self._ids = ids
         self.slots = Slots(kernel.SubIds(uid_base=0, gid_base=0, count=0))
         self.api = Api(run_dir / "podman.sock")
@@ -191,20 +194,23 @@ class PodmanExecutor:
                 hint="usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
             )
         start = int.from_bytes(hashlib.sha256(str(self.run_dir).encode()).digest()[:4], "big")
-        self.slots = Slots(ids, start=start)
+        self.slots = Slots(ids, start=start, without=SENTRY_ID - 1)
         self.places = Places((await asyncio.to_thread(self.gpus.start)).gpus)
+        binds = {
+            "runtimes": self.data_dir / "runtimes",
+            "deps": self.data_dir / "deps",
+            "wheels": self.data_dir / "wheels",
+            "box": self.boxes,
+            "gpu": self.data_dir / "gpu",
+        }
         self.service = PodmanService(
-            self.run_dir,
-            runtime=find_runtime(self.settings.oci_runtime),
-            binds={
-                "runtimes": self.data_dir / "runtimes",
-                "deps": self.data_dir / "deps",
-                "wheels": self.data_dir / "wheels",
-                "box": self.boxes,
-                "gpu": self.data_dir / "gpu",
-            },
+            self.run_dir, runtime=find_runtime(self.settings.oci_runtime), binds=binds
         )
         await self.service.start()
+        if tiers.runsc_path():
+            api = Api(Gvisor.folder(self.run_dir) / "podman.sock")
+            self.gvisor = Gvisor(self, api, binds, sentry_uid=ids.uid_base + SENTRY_ID - 1)
+            await asyncio.to_thread(self.gvisor.sweep)
         self._remounter = Remounter(self.service.keeper_pid)
         self._netns = Netns(self.service.keeper_pid)
         self.watchdog.start()
@@ -229,6 +235,8 @@ class PodmanExecutor:
             await asyncio.to_thread(self._remounter.stop)
         if self._netns is not None:
             await asyncio.to_thread(self._netns.stop)
+        if self.gvisor is not None:
+            await self.gvisor.stop()
         if self.service is not None:
             await self.service.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -357,7 +365,7 @@ class PodmanExecutor:
         runtime = await asyncio.to_thread(
             images.require, self.data_dir, spec.runtime, spec.runtime_digest
         )
-        sandbox, language = self._described(runtime, spec, level, key)
+        sandbox, language = await self._described(runtime, spec, level, key)
         sandbox.cores = self.place(spec.resources.cpus)
         self._sandboxes[sandbox.id] = sandbox
         try:
@@ -367,16 +375,26 @@ class PodmanExecutor:
             raise
         return sandbox
 
-    def _described(
+    async def _described(
         self, runtime: images.Runtime, spec: SandboxSpec, level: Level, key: ZygoteKey | None
     ) -> tuple[PodmanSandbox, Language]:
         """A sandbox that nothing was made for yet: of a language, or of an imported image."""
+        if spec.isolation == "gvisor":
+            tiers.require(spec.isolation, of_image=runtime.image is not None, spec=spec)
+            return await self._described_gvisor(spec, key), RUNTIMES[spec.runtime]
         if runtime.image is None:
             one = PodmanSandbox(self, spec, level=level, slot=self.slots.take(), key=key)
             return one, RUNTIMES[spec.runtime]
         served = serving(runtime.image, spec.container or Container())
         of_image = ImageSandbox(self, spec, served, level=level, slot=self.slots.take())
         return of_image, image_language(served)
+
+    async def _described_gvisor(self, spec: SandboxSpec, key: ZygoteKey | None) -> PodmanSandbox:
+        if self.gvisor is None:  # installed since the start
+            raise IsolationUnavailable("gVisor was installed meanwhile.", hint="restart appliance")
+        await self.gvisor.ensure()
+        # It is in no cgroup, so its memory is supervised whatever holds on this host.
+        return GvisorSandbox(self, spec, level="supervised", slot=self.slots.take(), key=key)
 
     async def _probe_if_possible(self) -> None:
         """Try the limits, strongest mechanism first, unless they were tried already."""

@@ -66,14 +66,24 @@ def find_runtime(wanted: str) -> str:
 class PodmanService:
     """One ``podman system service`` child and the namespace it works in."""
 
-    def __init__(self, run_dir: Path, *, runtime: str, binds: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        runtime: str,
+        binds: Mapping[str, Path],
+        runtime_flags: tuple[str, ...] = (),
+    ) -> None:
         """Describe it; nothing happens before ``start``.
 
         Args:
             run_dir: folder for everything it keeps.
             runtime: path of the OCI runtime.
             binds: name to host folder, to appear as ``place/name`` inside its namespace.
+            runtime_flags: global flags of the OCI runtime, without their dashes.
         """
+        self.also_uids: tuple[int, ...] = ()
+        self._runtime_flags = tuple(f"--runtime-flag={flag}" for flag in runtime_flags)
         self.run_dir = run_dir
         self.socket = run_dir / "podman.sock"
         self.base = run_dir / "podman"
@@ -177,6 +187,7 @@ class PodmanService:
             "--events-backend=none",
             "--cgroup-manager=cgroupfs",
             "--runtime", self.runtime,
+            *self._runtime_flags,
             "--log-level=error",
             *arguments,
         ]  # fmt: skip
@@ -283,6 +294,11 @@ class PodmanService:
                 process.kill()
             await process.wait()
 
+    def sweep(self) -> None:
+        """Clear up after a predecessor without starting anything; only while not started."""
+        if self.base.exists() and self._lock_fd < 0:
+            self._sweep()
+
     def _sweep(self) -> None:
         """Kill every process and remove every folder of a service that used this run folder."""
         for box in (self.run_dir / "box").glob("*/record"):
@@ -315,7 +331,8 @@ class PodmanService:
             pid = self.keeper_pid
             if b"podman" in Path(f"/proc/{pid}/comm").read_bytes():
                 found.append(pid)
-        for pid in kernel.pids_by_uid({os.getuid()})[os.getuid()]:
+        by_uid = kernel.pids_by_uid({os.getuid(), *self.also_uids})
+        for pid in (pid for pids in by_uid.values() for pid in pids):
             with contextlib.suppress(OSError):
                 if pid != os.getpid() and needle in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)

@@ -15,7 +15,8 @@ from appliance.sandbox.kernel import SubIds
 class Slots:
     """Pairs of sub-ids, each used by one container at a time, the longest unused first."""
 
-    def __init__(self, ids: SubIds, *, start: int = 0) -> None:
+    def __init__(self, ids: SubIds, *, start: int = 0, without: int = -1) -> None:
+        """Every pair but the one with the id that is ``without`` above the first."""
         pairs = [
             Slot(
                 first=at,
@@ -24,6 +25,7 @@ class Slots:
                 user_gid=ids.gid_base + at + 1,
             )
             for at in range(ids.skip, ids.skip + ids.count - 1, 2)
+            if without not in (at, at + 1)
         ]
         start %= max(1, len(pairs))
         self._free = pairs[start:] + pairs[:start]

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from boxes import Ways
 from running_fixtures import run_root, running  # noqa: F401
 
+from appliance.sandbox import tiers
 
-@pytest.fixture(params=["made", "bound"])
+
+@pytest.fixture(params=["made", "bound", "gvisor"])
 def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Sandboxes made for their version, then sandboxes made ahead and bound to it."""
-    Ways.ahead = request.param == "bound"
-    yield
-    Ways.ahead = False
+    """Sandboxes made for their version, made ahead and bound to it, and with an own kernel."""
+    with _way(request.param):
+        yield
+
+
+@pytest.fixture(params=["standard", "gvisor"])
+def each_tier(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Sandboxes on the host's kernel, then with a kernel of their own."""
+    with _way(request.param):
+        yield
+
+
+@contextmanager
+def _way(name: str) -> Iterator[None]:
+    if name == "gvisor" and not tiers.runsc_path():
+        pytest.skip(f"gVisor is not installed here: {tiers.INSTALL}")
+    Ways.ahead = name == "bound"
+    Ways.isolation = "gvisor" if name == "gvisor" else "standard"
+    try:
+        yield
+    finally:
+        Ways.ahead, Ways.isolation = False, "standard"

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from appliance.records import CallLimits, Resources
+from appliance.records import CallLimits, Isolation, Resources
 from appliance.sandbox.executor import Executor, Sandbox
 from appliance.sandbox.spec import MIB, Request, SandboxSpec, ZygoteKey
 
@@ -48,6 +48,13 @@ async def pieces(data: bytes, size: int = 64 * 1024) -> AsyncIterator[bytes]:
         yield data[start : start + size]
 
 
+class Ways:
+    """How ``box`` gets its sandbox: made for its version or made ahead and bound; and its tier."""
+
+    ahead = False
+    isolation: Isolation = "standard"
+
+
 def spec_of(
     key: str = "v1", *, memory_mb: int = 256, files: dict[str, bytes] | None = None, **changes: Any
 ) -> SandboxSpec:
@@ -71,6 +78,7 @@ def spec_of(
         limits=CallLimits(**limits),
         model_bytes=sum(len(content) for content in (files or {"model.py": RUN_MODEL}).values()),
         entry="model:Model",
+        isolation=Ways.isolation,
     )
     return replace(spec, **own)
 
@@ -89,12 +97,6 @@ def send(header, size, body=b""):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     link.sendall(struct.pack(">IQ", len(text), size) + text + body)
 """
-
-
-class Ways:
-    """How ``box`` gets its sandbox: made for its version, or made ahead and then bound."""
-
-    ahead = False
 
 
 def key_of(spec: SandboxSpec, *modules: str) -> ZygoteKey:

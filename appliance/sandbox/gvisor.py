@@ -1,0 +1,186 @@
+"""Sandboxes with a kernel of their own: gVisor under a second Podman service.
+
+Owns: that service, and what is different in a sandbox of this tier.
+Never: falls back to a container of the host's kernel.
+Read next: ``container`` (the life of a sandbox), ``tiers``.
+
+The model's system calls end in the Sentry, a kernel in user space that is itself confined: seccomp,
+an empty root, no capability. Its host uid is of no use to anything else: it is the last one of the
+service user's range, and the files are opened by another process, the Gofer, that runs as this
+container's own two ids. What the tier costs is written in ``docs/isolation.md``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.errors import PodmanUnavailable, RunnerCrashed
+from appliance.sandbox import hardening, kernel, limits, tiers
+from appliance.sandbox.container import PodmanSandbox
+from appliance.sandbox.service import PodmanService
+
+if TYPE_CHECKING:
+    from appliance.sandbox.podman import Api, PodmanExecutor
+
+SENTRY_ID = 65534
+"""What the Sentry runs as, counted in Podman's user namespace: nobody."""
+GUEST_MEMORY = "runsc-memory"
+"""Name of the file in memory that holds all a guest has, its mounts included."""
+TASKS_EACH = 2
+TASKS_OWN = 96
+"""Host tasks behind one guest task, and those of the Sentry itself."""
+_SENTRY_CAPABILITIES = 1 << 18 | 1 << 21  # SYS_CHROOT, SYS_PTRACE, in a namespace of one id
+_NICENESS = 5
+FLAGS = ("ignore-cgroups", "network=none", "platform=ptrace", "fsgofer-host-uds")
+
+
+class Gvisor:
+    """The second service; started at the first sandbox of this tier."""
+
+    def __init__(
+        self, executor: PodmanExecutor, api: Api, binds: dict[str, Path], *, sentry_uid: int
+    ) -> None:
+        """Describe it.
+
+        Args:
+            executor: whose sandboxes these are.
+            api: speaks to the socket in ``folder(executor.run_dir)``.
+            binds: as of the first service.
+            sentry_uid: what ``SENTRY_ID`` is on the host.
+        """
+        self.api = api
+        self.service = PodmanService(
+            self.folder(executor.run_dir),
+            runtime=tiers.runsc_path(),
+            binds=binds,
+            runtime_flags=FLAGS,
+        )
+        self.service.also_uids = (sentry_uid,)
+        self._starting = asyncio.Lock()
+        self._is_started = False
+
+    @staticmethod
+    def folder(run_dir: Path) -> Path:
+        """Where the service keeps everything; short, for Podman's sake."""
+        return run_dir / "gv"
+
+    def sweep(self) -> None:
+        """End what a dead predecessor left. Blocking."""
+        self.service.sweep()
+
+    async def ensure(self) -> None:
+        """Start the service if it does not run yet.
+
+        Raises:
+            PodmanUnavailable: it does not start.
+        """
+        async with self._starting:
+            if not self._is_started:
+                await self.service.start()
+                self._is_started = True
+
+    async def stop(self) -> None:
+        """Stop it; idempotent."""
+        async with self._starting:
+            if self._is_started:
+                await self.service.stop()
+                self._is_started = False
+
+
+class GvisorSandbox(PodmanSandbox):
+    """``Sandbox`` in one container with a kernel of its own."""
+
+    @property
+    def _gvisor(self) -> Gvisor:
+        gvisor = self._executor.gvisor
+        if gvisor is None:
+            raise PodmanUnavailable("gVisor's service is not running.")
+        return gvisor
+
+    @property
+    def _service(self) -> PodmanService:
+        return self._gvisor.service
+
+    @property
+    def _api(self) -> Api:
+        return self._gvisor.api
+
+    @property
+    def _link_uid(self) -> int:
+        return self.slot.root_uid  # the Gofer connects for the model
+
+    async def freeze(self) -> None:
+        """Leave it running: its kernel's timers do not bear to be stopped."""
+
+    def _created(self, container_id: str) -> None:
+        """Let the Gofer, who has this container's ids only, reach the files Podman binds for it."""
+        for folder in ("root", "runroot"):
+            top = self._service.base / folder
+            for path in (top, top / "vfs-containers", top / "vfs-containers" / container_id):
+                for each in (path, path / "userdata"):
+                    if each.is_dir():
+                        each.chmod(0o711)
+
+    def _limit(self, *, build: bool) -> None:
+        """Blocking: cores and a number of host tasks; the Sentry keeps the sizes of the mounts."""
+        tasks = hardening.process_limits(self.spec, self.level, build=build)["nproc"]
+        wanted = {"nproc": TASKS_EACH * tasks + TASKS_OWN, "core": 0, "memlock": 0}
+        kernel.set_limits(self.pid, wanted)
+        for task in os.listdir(f"/proc/{self.pid}/task"):
+            kernel.pin(int(task), self.cores, _NICENESS)
+
+    def _verify(self) -> None:
+        """Check what the kernel says about the Sentry; it confines itself when it starts.
+
+        Raises:
+            PodmanUnavailable: it is not confined as it must be.
+        """
+        try:
+            found = kernel.confinement(self.pid)
+        except OSError as error:
+            raise RunnerCrashed("The sandbox ended while it was started.") from error
+        wrong = faults(found, is_running=self.link.is_greeted)
+        if wrong:
+            raise PodmanUnavailable(f"A Sentry was not confined as it must be: {'; '.join(wrong)}.")
+
+    def _watch(self) -> None:
+        spec = self.spec
+        allowance = spec.model_bytes + spec.model_bytes // 8 + limits.SLACK_BYTES
+        self._executor.watchdog.watch(
+            self.id,
+            limits.Watched(
+                pid=self.pid,
+                pidfd=self._pidfd,
+                uids=(),
+                limit_bytes=spec.resources.memory_bytes + allowance,
+                allowance_bytes=0,
+                mounts=(),
+                kills=True,
+                guest_file=GUEST_MEMORY,
+            ),
+        )
+
+
+def faults(found: kernel.Confinement, *, is_running: bool) -> list[str]:
+    """What is wrong with a Sentry's confinement; empty when everything holds.
+
+    Args:
+        found: what ``kernel.confinement`` returned.
+        is_running: whether the model's first instruction ran, and so the Sentry's own filter must
+            be in force.
+    """
+    wrong = []
+    if os.getuid() in (*found.uids, *(at for _, at, _ in found.uid_map)):
+        wrong.append("it has the service user's own uid")
+    if [size for _, _, size in found.uid_map] != [1]:
+        wrong.append(f"its uid map is {found.uid_map}")
+    if found.effective & ~_SENTRY_CAPABILITIES:
+        wrong.append(f"it has capabilities {found.effective:x}")
+    if is_running and not found.no_new_privileges:
+        wrong.append("NoNewPrivs is 0")
+    if is_running and found.seccomp != 2:
+        wrong.append(f"Seccomp is {found.seccomp}")
+    return wrong
