@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 
-from appliance.errors import PodmanUnavailable, RunnerCrashed
+from appliance.errors import OutOfMemory, PodmanUnavailable, RunnerCrashed
 from appliance.sandbox import kernel
 from appliance.sandbox.gpu_place import Part
 from appliance.sandbox.hardening import Slot
+from appliance.sandbox.spec import SandboxSpec
 
 
 def require_confined(pid: int, slot: Slot) -> None:
@@ -42,3 +43,14 @@ def require_nodes(pid: int, part: Part) -> None:
         raise PodmanUnavailable(
             f"A container's device nodes are not what they must be: {', '.join(wrong)}."
         )
+
+
+def out_of_memory(spec: SandboxSpec, tail: tuple[str, ...]) -> OutOfMemory:
+    """The problem of a model that needed more than its memory; ``tail`` is what it printed last."""
+    size = spec.resources.memory_bytes
+    return OutOfMemory(
+        f"The model needed more than its {size // (1024 * 1024)} MiB of memory.",
+        stderr=tail,
+        hint="raise [resources] memory_mb in appliance.toml",
+        limit_bytes=size,
+    )

@@ -30,14 +30,13 @@ from appliance.errors import (
     LoadFailed,
     LoadTimeout,
     ModelRaised,
-    OutOfMemory,
     PodmanUnavailable,
     ReplyTooLarge,
     RunnerCrashed,
     RunnerProtocol,
 )
 from appliance.sandbox import egress, hardening, kernel, lacking, limits, scripts
-from appliance.sandbox.confined import require_confined, require_nodes
+from appliance.sandbox.confined import out_of_memory, require_confined, require_nodes
 from appliance.sandbox.freezer import Brake
 from appliance.sandbox.gpu_watch import GpuWatched
 from appliance.sandbox.hardening import Slot
@@ -495,7 +494,7 @@ class PodmanSandbox:
         tail = (*self.stderr_tail(), *fault.trace)
         await asyncio.shield(self.destroy())
         if fault.kind == "memory":
-            raise self._out_of_memory(tail)
+            raise out_of_memory(self.spec, tail)
         lack = lacking.in_fault(
             self.spec.runtime, kind=fault.kind, missing=fault.missing, detail=fault.detail
         )
@@ -508,7 +507,7 @@ class PodmanSandbox:
         tail = (*self.stderr_tail(), *fault.trace)
         if fault.kind == "memory":
             await asyncio.shield(self.destroy())
-            raise self._out_of_memory(tail)
+            raise out_of_memory(self.spec, tail)
         if fault.kind not in ("raised", "import", "entry", "unsupported", "input"):
             await asyncio.shield(self.destroy())
             raise RunnerProtocol("The model sent an unknown kind of failure.", stderr=tail)
@@ -545,7 +544,7 @@ class PodmanSandbox:
                 limit_bytes=size,
             )
         if over or kernel_killed or self.link.exit_kind == "memory":
-            raise self._out_of_memory(tail)
+            raise out_of_memory(self.spec, tail)
         if not ended:
             raise RunnerProtocol("The model closed its connection.", stderr=tail)
         if code is not None and code < 0:
@@ -571,15 +570,6 @@ class PodmanSandbox:
                     return known, bool(state.get("OOMKilled"))
                 await asyncio.sleep(0.05)
         return code, False
-
-    def _out_of_memory(self, tail: tuple[str, ...]) -> OutOfMemory:
-        size = self.spec.resources.memory_bytes
-        return OutOfMemory(
-            f"The model needed more than its {size // (1024 * 1024)} MiB of memory.",
-            stderr=tail,
-            hint="raise [resources] memory_mb in appliance.toml",
-            limit_bytes=size,
-        )
 
     async def _destroy(self) -> None:
         executor = self._executor

@@ -193,7 +193,7 @@ class Watched:
     """One container under watch. ``allowance`` bytes of ``/model`` are not charged to it.
 
     ``counts_shared``: it may make shared anonymous mappings, so these are counted too.
-    ``guest_file`` names the file in memory that holds all of a guest with a kernel of its own.
+    ``has_own_kernel``: all it holds, mounts included, is memory of the processes of that kernel.
     """
 
     pid: int
@@ -204,7 +204,7 @@ class Watched:
     mounts: tuple[str, ...]
     kills: bool
     counts_shared: bool = False
-    guest_file: str = ""
+    has_own_kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +277,7 @@ class Watchdog:
         nearest = 0.0
         for ident, one in watched.items():
             pids = tuple(pid for uid in one.uids for pid in by_uid[uid])
-            if one.guest_file:
+            if one.has_own_kernel:
                 pids = (one.pid, *kernel.descendants(one.pid))
             sample = measure(one, pids)
             over = one.kills and sample.memory_bytes > one.limit_bytes
@@ -295,10 +295,12 @@ class Watchdog:
 
 def measure(one: Watched, pids: tuple[int, ...]) -> Sample:
     """What a container's processes and its tmpfs mounts hold now."""
-    if one.guest_file:
-        return Sample(memory_bytes=kernel.memory_file_bytes(one.pid, one.guest_file), pids=pids)
-    held = kernel.tmpfs_bytes(one.pid, one.mounts)
-    files = sum(held.values()) - min(held.get("/model", 0), one.allowance_bytes)
+    if one.has_own_kernel:
+        held = kernel.guest_bytes(pids)
+        exact = kernel.guest_bytes(pids, exact=True) if held > one.limit_bytes else 0
+        return Sample(memory_bytes=exact or held, pids=pids)
+    mounts = kernel.tmpfs_bytes(one.pid, one.mounts)
+    files = sum(mounts.values()) - min(mounts.get("/model", 0), one.allowance_bytes)
     if one.counts_shared:
         files += kernel.shared_anonymous_bytes(pids)
     memory = files + kernel.anonymous_bytes(pids)

@@ -32,13 +32,13 @@ from appliance.errors import (
     RuntimeMissing,
 )
 from appliance.records import Container, Isolation
-from appliance.sandbox import hardening, images, kernel, limits, tiers
+from appliance.sandbox import gvisor, hardening, images, kernel, limits, tiers
 from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu import Gpus
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.gpu_watch import GpuWatch
-from appliance.sandbox.gvisor import SENTRY_ID, Gvisor, GvisorSandbox
+from appliance.sandbox.gvisor import Gvisor, GvisorSandbox
 from appliance.sandbox.image_sandbox import ImageSandbox, image_language
 from appliance.sandbox.link import Sink
 from appliance.sandbox.mounts import Remounter
@@ -194,7 +194,7 @@ class PodmanExecutor:
                 hint="usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
             )
         start = int.from_bytes(hashlib.sha256(str(self.run_dir).encode()).digest()[:4], "big")
-        self.slots = Slots(ids, start=start, without=SENTRY_ID - 1)
+        self.slots = Slots(ids, start=start, without=gvisor.SENTRY_ID - 1)
         self.places = Places((await asyncio.to_thread(self.gpus.start)).gpus)
         binds = {
             "runtimes": self.data_dir / "runtimes",
@@ -208,8 +208,8 @@ class PodmanExecutor:
         )
         await self.service.start()
         if tiers.runsc_path():
-            api = Api(Gvisor.folder(self.run_dir) / "podman.sock")
-            self.gvisor = Gvisor(self, api, binds, sentry_uid=ids.uid_base + SENTRY_ID - 1)
+            api = Api(self.run_dir / gvisor.SOCKET)
+            self.gvisor = Gvisor(self, api, binds, sentry_uid=ids.uid_base + gvisor.SENTRY_ID - 1)
             await asyncio.to_thread(self.gvisor.sweep)
         self._remounter = Remounter(self.service.keeper_pid)
         self._netns = Netns(self.service.keeper_pid)

@@ -73,6 +73,8 @@ class PodmanService:
         runtime: str,
         binds: Mapping[str, Path],
         runtime_flags: tuple[str, ...] = (),
+        name: str = "podman",
+        uncovered: bool = False,
     ) -> None:
         """Describe it; nothing happens before ``start``.
 
@@ -81,12 +83,17 @@ class PodmanService:
             runtime: path of the OCI runtime.
             binds: name to host folder, to appear as ``place/name`` inside its namespace.
             runtime_flags: global flags of the OCI runtime, without their dashes.
+            name: of its folder; only ``podman`` sweeps the sandboxes' own folders.
+            uncovered: its folder is reached by every user inside its namespace, whatever the
+                modes of the folders above: for runtimes that open files as the container's user.
         """
         self.also_uids: tuple[int, ...] = ()
         self._runtime_flags = tuple(f"--runtime-flag={flag}" for flag in runtime_flags)
         self.run_dir = run_dir
-        self.socket = run_dir / "podman.sock"
-        self.base = run_dir / "podman"
+        self.base = run_dir / name
+        self.socket = self.base / "api.sock" if uncovered else run_dir / f"{name}.sock"
+        self._uncovered = uncovered
+        self._name = name
         self.runtime = runtime
         self.restarts = 0
         self._binds = binds
@@ -210,7 +217,7 @@ class PodmanService:
 
     def _prepare(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = os.open(self.run_dir / "podman.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock_fd = os.open(self.run_dir / f"{self._name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -232,6 +239,13 @@ class PodmanService:
         for number, (name, path) in enumerate(self._binds.items(), start=1):
             script.append(f'mkdir {place}/{name} && mount --rbind "${number}" {place}/{name}')
             arguments.append(str(path.resolve()))
+        covers = [path for path in reversed(self.base.parents) if not path.stat().st_mode & 0o001]
+        if self._uncovered and covers:
+            base, top = f"${{{len(arguments) + 1}}}", f"${{{len(arguments) + 2}}}"
+            script.append(f'mkdir {place}/base && mount --rbind "{base}" {place}/base')
+            script.append(f'mount -t tmpfs -o size=64k,nr_inodes=64,mode=0711 appliance "{top}"')
+            script.append(f'mkdir -p "{base}" && mount --rbind {place}/base "{base}"')
+            arguments += [str(self.base), str(covers[0])]
         self._call("unshare", "sh", "-ec", "\n".join(script), "sh", *arguments)
 
     async def _spawn(self) -> None:
@@ -301,7 +315,8 @@ class PodmanService:
 
     def _sweep(self) -> None:
         """Kill every process and remove every folder of a service that used this run folder."""
-        for box in (self.run_dir / "box").glob("*/record"):
+        owns_boxes = self._name == "podman"
+        for box in (self.run_dir / "box").glob("*/record") if owns_boxes else ():
             self._kill_recorded(box)
         _kill_all(self._strays(), "of an earlier sandbox service")
         if self.base.exists():
@@ -311,7 +326,8 @@ class PodmanService:
                 self._call("unshare", "rm", "-rf", str(self.base / "root"))
             _kill_all(self._strays(), "that removed old folders")
             shutil.rmtree(self.base, ignore_errors=True)
-        shutil.rmtree(self.run_dir / "box", ignore_errors=True)
+        if owns_boxes:
+            shutil.rmtree(self.run_dir / "box", ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.socket)
 

@@ -190,6 +190,8 @@ class Zygotes:
         await asyncio.gather(*self._enders)
 
     def _key_of(self, spec: SandboxSpec) -> ZygoteKey | None:
+        if spec.isolation != "standard":
+            return None  # one with a kernel of its own cannot be fitted to a version later
         known = self._by_version.get(spec.version_key)
         if known is not None and known.is_fit_for(spec):
             return known

@@ -13,7 +13,7 @@ from appliance.sandbox.spec import MIB
 pytestmark = [
     pytest.mark.podman,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.usefixtures("each_way"),
+    pytest.mark.usefixtures("each_way_and_tier"),
 ]
 
 FILL = """

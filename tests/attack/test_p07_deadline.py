@@ -12,7 +12,11 @@ from appliance.errors import InvokeTimeout
 from appliance.sandbox import kernel
 from appliance.sandbox.podman import PodmanExecutor
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_tier"),
+]
 
 SPIN = """
 import os, signal

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from boxes import RUN_MODEL, box, pieces, spec_of, tar_of
+from boxes import RUN_MODEL, Ways, box, pieces, spec_of, tar_of
 
 from appliance import config
 from appliance.errors import RunnerCrashed
@@ -16,7 +16,11 @@ from appliance.sandbox.podman import PodmanExecutor
 from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import Request
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_tier"),
+]
 
 DAEMON = """
 import os, time
@@ -33,7 +37,10 @@ answer = 1
 
 def count(executor: PodmanExecutor, sandbox: object) -> int:
     slot = sandbox.slot  # type: ignore[attr-defined]
-    found = kernel.pids_by_uid({slot.root_uid, slot.user_uid})
+    uids = {slot.root_uid, slot.user_uid}
+    if executor.gvisor is not None:
+        uids.update(executor.gvisor.service.also_uids)
+    found = kernel.pids_by_uid(uids)
     return sum(len(pids) for pids in found.values())
 
 
@@ -41,7 +48,7 @@ async def test_a_daemon_ends_with_its_sandbox(podman_executor: PodmanExecutor) -
     async with box(podman_executor) as one:
         assert await one.run(DAEMON) == 1
         await asyncio.sleep(0.2)
-        assert count(podman_executor, one.sandbox) == 3
+        assert count(podman_executor, one.sandbox) >= 3
     assert count(podman_executor, one.sandbox) == 0
 
 
@@ -77,6 +84,8 @@ answer = [made, ctypes.get_errno()]
 async def test_one_that_wakes_itself_while_it_is_frozen_is_ended(
     podman_executor: PodmanExecutor,
 ) -> None:
+    if Ways.isolation == "gvisor":
+        pytest.skip("a sandbox with a kernel of its own is never frozen")
     settings = config.Sandbox(zygote_memory_bytes_max=0)
     pool = Pool(podman_executor, settings, pace=Pace(freeze_s=0.05))
     body = json.dumps({"run": WAKES_ITSELF}).encode()

@@ -10,7 +10,11 @@ from boxes import box
 
 from appliance.sandbox.podman import PodmanExecutor
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_tier"),
+]
 
 CONNECT = """
 import socket

@@ -7,7 +7,11 @@ from boxes import box
 
 from appliance.sandbox.podman import PodmanExecutor
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("each_tier"),
+]
 
 # x86_64 and aarch64 numbers; arguments that would work for a privileged process.
 CALLS = {
