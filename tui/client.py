@@ -169,6 +169,24 @@ class SandboxRow(TypedDict):
     rss_bytes: int
     memory_bytes: int
     cpu_ms: int
+    gpus: list[str]
+    gpu_memory_bytes: int
+
+
+class GpuRow(TypedDict):
+    """One row of view ``gpus``; ``None`` is what nothing tells."""
+
+    id: str
+    index: str
+    name: str
+    vendor: str
+    state: str
+    tenant: str
+    driver: str
+    memory_bytes: int | None
+    allocated_bytes: int
+    used_bytes: int | None
+    busy_percent: int | None
 
 
 class AuditRow(TypedDict):

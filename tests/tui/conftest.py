@@ -150,6 +150,24 @@ class World:
                     "rss_bytes": 123_456_789,
                     "memory_bytes": 536_870_912,
                     "cpu_ms": 61_000,
+                    "gpus": ["0", "1:0"] if i % 2 else [],
+                    "gpu_memory_bytes": many,
+                }
+                for i in range(n)
+            ],
+            "gpus": [
+                {
+                    "id": f"GPU-{i:032x}",
+                    "index": f"{i}:0" if i % 2 else str(i),
+                    "name": name(i),
+                    "vendor": "nvidia.com",
+                    "state": ("free", "held", "shared")[i % 3],
+                    "tenant": name(i) if i % 3 else "",
+                    "driver": "580.159.04",
+                    "memory_bytes": 85_899_345_920 if i % 4 else None,
+                    "allocated_bytes": many,
+                    "used_bytes": many if i % 2 else None,
+                    "busy_percent": 100 if i % 2 else None,
                 }
                 for i in range(n)
             ],
@@ -188,6 +206,8 @@ class World:
                     "keys": n,
                     "sandboxes": n,
                     "sandboxes_max": 8,
+                    "gpus": n,
+                    "gpus_held": n // 2,
                 },
                 "calls": {"minutes": 15, "calls": many, "errors": 1, "p50_ms": 1.0, "p95_ms": 38.7},
                 "series": [{"at": T0, "calls": i, "errors": 0, "p95_ms": i / 2} for i in range(15)],
@@ -197,6 +217,7 @@ class World:
             "sandboxes": {
                 "pool": {"running": n, "max": 8, "waiting": 2, "warm": 2, "warm_ready": 1}
             },
+            "gpus": {"gpus": n, "gpus_held": n // 2, "gpu_calls_waiting": n},
             "audit": {"head": {"size": n, "root": "cd" * 32, "time": T0}},
             "versions": {
                 "model": {

@@ -15,6 +15,7 @@ import pytest
 from inside import PASSPHRASE, Inside, inside
 from textual.pilot import Pilot
 
+from appliance.sandbox.gpu_place import Gpu, Places
 from tui import client as shapes
 from tui.app import ConsoleApp
 from tui.client import Client, Query
@@ -26,6 +27,7 @@ ROWS = {
     "models": shapes.ModelRow,
     "versions": shapes.VersionRow,
     "sandboxes": shapes.SandboxRow,
+    "gpus": shapes.GpuRow,
     "audit": shapes.AuditRow,
     "health": shapes.Check,
 }
@@ -38,6 +40,10 @@ async def it(tmp_path: Path) -> AsyncIterator[Inside]:
         await found.tenant("acme")
         await found.version("acme", "fraud")
         await found.version("acme", "fraud")
+        executor = found.node._executor
+        assert executor is not None
+        gpu = Gpu(id="GPU-a", vendor="nvidia.com", name="NVIDIA A100", index="0")
+        executor.places = Places((gpu,))  # type: ignore[misc]
         yield found
 
 
@@ -106,6 +112,7 @@ async def test_every_screen_draws_what_the_appliance_answers(
             ("m", "fraud"),
             ("v", "acme/fraud"),
             ("s", "acme/fraud v2"),
+            ("g", "NVIDIA A100"),
             ("a", "call.outcome ok"),
             ("h", "STATE"),
             ("model acme fraud", "live"),

@@ -138,7 +138,16 @@ async def test_rows_with_missing_members_leave_a_usable_screen(world, console, t
         world.views[view] = [{}]
     world.extras = {view: {} for view in world.views}
     async with console() as pilot:
-        for noun in ("tenants", "keys", "models", "versions", "sandboxes", "audit", "health"):
+        for noun in (
+            "tenants",
+            "keys",
+            "models",
+            "versions",
+            "sandboxes",
+            "gpus",
+            "audit",
+            "health",
+        ):
             await tools.type_text(pilot, f":{noun}")
             await pilot.press("enter")
             await tools.settle(pilot)

@@ -15,6 +15,7 @@ PLACES = [
     "models",
     "versions",
     "sandboxes",
+    "gpus",
     "audit",
     "health",
     "model risk fraud",

@@ -20,6 +20,7 @@ from tui import text
 from tui.client import Query, Row, Snapshot
 from tui.frame import ListPage
 from tui.nav import Place
+from tui.screens.gpus import numbers
 from tui.screens.models import number
 from tui.table import Column
 
@@ -132,6 +133,7 @@ def _stats(snapshot: Snapshot, width: int) -> list[tuple[str, str, str]]:
     minutes = calls.get("minutes", 15)
     most = totals.get("sandboxes_max")
     boxes = totals.get("sandboxes", snapshot.node.get("sandboxes", 0))
+    gpus = numbers(totals)
     count = totals.get("models", 0)
     models = f"{count} model" if count == 1 else f"{count} models"
     return [
@@ -144,7 +146,7 @@ def _stats(snapshot: Snapshot, width: int) -> list[tuple[str, str, str]]:
         ),
         (
             "sandboxes",
-            f"{boxes} of {most}" if most else str(boxes),
+            f"{boxes} of {most}{', ' if gpus else ''}{gpus}" if most else str(boxes),
             bars("sandboxes") or models,
         ),
     ]

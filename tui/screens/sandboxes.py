@@ -20,6 +20,7 @@ from tui.client import Row, Snapshot, path_of
 from tui.dialogs import Confirm
 from tui.frame import ListPage
 from tui.nav import Place
+from tui.screens.gpus import numbers
 from tui.table import Column
 
 
@@ -90,7 +91,14 @@ class Sandboxes(ListPage):
             right=True,
             least=90,
         ),
-        Column(name="id", title="ID", text=lambda r: r["id"], width=17, least=100),
+        Column(
+            name="gpu",
+            title="GPU",
+            text=lambda r: ",".join(r.get("gpus") or ()) or "-",
+            width=5,
+            least=96,
+        ),
+        Column(name="id", title="ID", text=lambda r: r["id"], width=17, least=106),
         Column(name="pid", title="PID", text=lambda r: str(r["pid"]), width=7, wide=True),
     )
 
@@ -109,6 +117,9 @@ class Sandboxes(ListPage):
         )
         if pool.get("warm"):
             line += f", {pool.get('warm_ready', 0)} of {pool['warm']} kept warm"
+        if held := numbers(dict(snapshot.extras)):
+            waiting = snapshot.extras.get("gpu_calls_waiting", 0)
+            line += f"; {held} in use" + (f", {waiting} waiting for one" if waiting else "")
         self.query_one("#facts", Static).update(Text(text.clean(line)), layout=False)
 
     def key_of(self, row: Row) -> str:
