@@ -87,7 +87,8 @@ def test_the_readme_names_the_two_commands_and_every_command_it_names_exists():
 
 
 @pytest.mark.parametrize(
-    "script", ["packaging/quickstart", "packaging/test", "packaging/check", ".ci/run"]
+    "script",
+    ["packaging/quickstart", "packaging/test", "packaging/check", "packaging/gpu-check", ".ci/run"],
 )
 def test_the_scripts_parse_and_can_be_run(script):
     path = ROOT / script
