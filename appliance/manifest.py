@@ -324,6 +324,9 @@ def _check_image(file: _File, text: str) -> None:
     if file.entry is not None:
         reason = f"'{file.runtime}' is an imported image, which has no entry; leave the line out"
         raise _wrong("entry", reason, text)
+    if file.isolation != "standard":
+        reason = f"'{file.runtime}' is an imported image, which runs with standard isolation only"
+        raise _wrong("isolation", reason, text)
     if file.requirements:
         reason = f"'{file.runtime}' is an imported image; what it needs has to be in it"
         raise _wrong("requirements", reason, text)

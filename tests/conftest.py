@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from http_images import brought, forget, python_image
 
 from appliance import config
 from appliance.sandbox import images
@@ -42,6 +43,17 @@ def test_data() -> Path:
 def runtime(test_data: Path) -> images.Runtime:
     """The installed Python runtime."""
     return images.require(test_data, RUNTIME)
+
+
+@pytest.fixture(scope="session")
+def served_image(
+    runtime: images.Runtime, test_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The name of an imported image whose server knows no appliance; gone at the end."""
+    parts = python_image(runtime.rootfs, Cmd=["serve"])
+    made = brought(test_data, tmp_path_factory.mktemp("image"), parts, "test-served")
+    yield made.name
+    forget(made)
 
 
 @pytest.fixture(scope="session")

@@ -182,7 +182,10 @@ class HttpLink(Link):
         if held is not None and held.is_open and loop.time() - self._used_at < _REUSED_WITHIN_S:
             return held
         self._drop()
-        made = await self._host.open_socket()
+        try:
+            made = await self._host.open_socket()
+        except PodmanUnavailable as error:  # it is gone, or about to be
+            raise LinkLost from error
         try:
             made.setblocking(False)
             await loop.sock_connect(made, ("127.0.0.1", self._serving.port))

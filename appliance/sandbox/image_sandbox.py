@@ -10,12 +10,13 @@ Read next: ``container`` (the life of both), ``http_link``, ``protocols``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from appliance.errors import PodmanUnavailable, RunnerCrashed
 from appliance.records import Container
@@ -24,7 +25,7 @@ from appliance.sandbox.confined import require_confined
 from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.hardening import Slot
 from appliance.sandbox.http_link import HttpLink
-from appliance.sandbox.link import clean
+from appliance.sandbox.link import LinkLost, clean
 from appliance.sandbox.output import Output
 from appliance.sandbox.placing import place_files
 from appliance.sandbox.protocols import Serving
@@ -40,6 +41,13 @@ _CANNOT_RUN = re.compile(
     r"|no such file or directory.*|permission denied.*)",
     re.IGNORECASE,
 )
+# How the languages say that they found no memory: their last words, before they end.
+_NO_MEMORY = re.compile(
+    r"MemoryError|OutOfMemoryError|OutOfMemoryException|std::bad_alloc|heap out of memory"
+    r"|[Cc]annot allocate memory|failed to allocate memory|runtime: out of memory"
+)
+_LAST_LINES = 20
+_LAST_WORDS_S = 1.0
 
 
 def image_language(served: Serving) -> Language:
@@ -141,6 +149,15 @@ class ImageSandbox(PodmanSandbox):
             f"{clean(found.group(1), 300)}.",
             hint="[container] command = [...] in appliance.toml, if the image's own is not right",
         )
+
+    async def _raise_lost(self, lost: LinkLost, *, is_loading: bool = False) -> NoReturn:
+        """No monitor tells how it ended: for memory, if that is what it said last."""
+        if not lost.protocol:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.link.monitor_lost.wait(), _LAST_WORDS_S)
+            if any(_NO_MEMORY.search(line) for line in self.stderr_tail()[-_LAST_LINES:]):
+                self.link.exit_kind = "memory"
+        await super()._raise_lost(lost, is_loading=is_loading)
 
     async def _destroy(self) -> None:
         if self._output is not None:

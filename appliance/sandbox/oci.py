@@ -110,6 +110,11 @@ def import_image(
     progress("reading the archive", 0.0)
     with _opened(source) as archive:
         found = archive.find(wanted.image)
+        digest = _digest(found.id, wanted.settings)
+        final = folder / f"{wanted.name}-{digest.removeprefix('sha256:')[:12]}"
+        if (final / images.DESCRIPTION).exists():  # its layers were compared with the same digests
+            progress("installed", 1.0)
+            return images.require(data_dir, wanted.name, digest)
         with _scratch(folder) as scratch:
             with _disk_problems():
                 root = RootFolder(scratch / "rootfs", wanted.bounds)
@@ -117,7 +122,15 @@ def import_image(
                 image = _finish(root, found, wanted, source.name)
             if image.settings.protocol:
                 serving(image, Container())
-            return _install(data_dir, wanted.name, image, scratch, progress)
+            about = images.Description(
+                name=wanted.name,
+                digest=digest,
+                packages=[],
+                built_at=clock.text_from_ns(clock.now_ns()),
+                image=image,
+            )
+            _install(about, scratch, final, progress)
+    return images.require(data_dir, wanted.name, digest)
 
 
 def sweep(data_dir: Path) -> int:
@@ -285,35 +298,21 @@ def _add_account(root: RootFolder, path: str, line: str) -> None:
     root.force_file(path, text + line.encode())
 
 
-def _install(
-    data_dir: Path, name: str, image: Image, scratch: Path, progress: Progress
-) -> images.Runtime:
-    """Give the finished folder its name; one that is there already stays."""
-    digest = _digest(image)
-    final = data_dir / "runtimes" / f"{name}-{digest.removeprefix('sha256:')[:12]}"
-    if not (final / images.DESCRIPTION).exists():
-        about = images.Description(
-            name=name,
-            digest=digest,
-            packages=[],
-            built_at=clock.text_from_ns(clock.now_ns()),
-            image=image,
-        )
-        (scratch / images.DESCRIPTION).write_bytes(msgspec.json.encode(about))
-        (scratch / images.DESCRIPTION).chmod(0o644)
-        scratch.chmod(0o755)
-        progress("writing to the disk", 0.96)
-        os.sync()
-        if final.exists():
-            shutil.rmtree(final)
-        scratch.rename(final)
+def _install(about: images.Description, scratch: Path, final: Path, progress: Progress) -> None:
+    """Give the finished folder its name, once all of it is on the disk."""
+    (scratch / images.DESCRIPTION).write_bytes(msgspec.json.encode(about))
+    (scratch / images.DESCRIPTION).chmod(0o644)
+    scratch.chmod(0o755)
+    progress("writing to the disk", 0.96)
+    os.sync()
+    if final.exists():
+        shutil.rmtree(final)
+    scratch.rename(final)
     progress("installed", 1.0)
-    return images.require(data_dir, name, digest)
 
 
-def _digest(image: Image) -> str:
+def _digest(image_id: str, settings: Container) -> str:
     """A digest of the image and of how it is used: a version that has it never changes."""
-    told = msgspec.to_builtins(image.settings)
-    said = {"format": _FORMAT, "image": image.id, "settings": told}
+    said = {"format": _FORMAT, "image": image_id, "settings": msgspec.to_builtins(settings)}
     text = json.dumps(said, sort_keys=True).encode()
     return f"sha256:{hashlib.sha256(text).hexdigest()}"

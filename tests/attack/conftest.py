@@ -12,16 +12,18 @@ from running_fixtures import run_root, running  # noqa: F401
 from appliance.sandbox import tiers
 
 
-@pytest.fixture(params=["made", "bound"])
+@pytest.fixture(params=["made", "bound", "image"])
 def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Sandboxes made for their version, then sandboxes made ahead and bound to it."""
+    """Sandboxes made for their version, made ahead and bound to it, and of an imported image."""
+    Ways.image = request.getfixturevalue("served_image") if request.param == "image" else ""
     with _way(request.param):
         yield
 
 
-@pytest.fixture(params=["made", "bound", "gvisor"])
+@pytest.fixture(params=["made", "bound", "gvisor", "image"])
 def each_way_and_tier(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Sandboxes made for their version, made ahead and bound to it, and with an own kernel."""
+    """Sandboxes made for their version, bound to it, with an own kernel, and of an image."""
+    Ways.image = request.getfixturevalue("served_image") if request.param == "image" else ""
     with _way(request.param):
         yield
 
@@ -42,4 +44,4 @@ def _way(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        Ways.ahead, Ways.isolation = False, "standard"
+        Ways.ahead, Ways.isolation, Ways.image = False, "standard", ""

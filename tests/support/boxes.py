@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from appliance.records import CallLimits, Isolation, Resources
+from appliance.records import CallLimits, Container, Isolation, Resources
 from appliance.sandbox.executor import Executor, Sandbox
 from appliance.sandbox.spec import MIB, Request, SandboxSpec, ZygoteKey
 
@@ -49,9 +49,11 @@ async def pieces(data: bytes, size: int = 64 * 1024) -> AsyncIterator[bytes]:
 
 
 class Ways:
-    """How ``box`` gets its sandbox: made for its version or made ahead and bound; and its tier."""
+    """How ``box`` gets its sandbox: made for its version, made ahead and bound, or of the image named
+    here, with a server of its own; and its tier."""
 
     ahead = False
+    image = ""
     isolation: Isolation = "standard"
 
 
@@ -112,6 +114,10 @@ def key_of(spec: SandboxSpec, *modules: str) -> ZygoteKey:
 
 async def sandbox_for(executor: Executor, spec: SandboxSpec) -> Sandbox:
     """A sandbox of this version, not loaded."""
+    if Ways.image:
+        told = Container(protocol="sagemaker", model_path="/model")
+        as_image = replace(spec, runtime=Ways.image, runtime_digest="", entry="", container=told)
+        return await executor.create(as_image)
     if not Ways.ahead:
         return await executor.create(spec)
     sandbox = await executor.create_ahead(key_of(spec, "decimal", "csv"))

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from boxes import RUN_MODEL, spec_of
 from oci_images import OCI, Entry, ImageParts, docker_archive, file, layer, oci_archive
 
 from appliance.records import Container
 from appliance.sandbox import images, oci
 from appliance.sandbox.oci import Wanted
-from appliance.sandbox.spec import SandboxSpec
 
 SERVER = Path(__file__).with_name("image_server.py")
 _LEFT_OUT = ("perl", "test", "idlelib", "lib2to3", "ensurepip", "unittest", "pydoc_data", "gconv")
@@ -81,22 +79,3 @@ def forget(runtime: images.Runtime) -> None:
     """Remove an imported runtime."""
     assert runtime.image is not None
     shutil.rmtree(runtime.rootfs.parent)
-
-
-def image_spec(runtime: str, key: str = "v1", **changes: Any) -> SandboxSpec:
-    """A version of an image; ``container`` is what its manifest says."""
-    told = {
-        "protocol": "sagemaker",
-        "model_path": "/model",
-        "command": (),
-        **changes.pop("container", {}),
-    }
-    command = told.pop("command") or CONFIG["Entrypoint"]
-    return spec_of(
-        key,
-        runtime=runtime,
-        entry="",
-        container=Container(command=tuple(command), **told),
-        files=changes.pop("files", {"model.py": RUN_MODEL}),
-        **changes,
-    )

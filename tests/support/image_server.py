@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 FOLDER = os.environ.get("FILES", "/model")
 READY = {"/v2/models/model/ready", "/ping", "/health", "/"}
@@ -59,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
                 return
             found = MODEL.predict(inputs)
         except MemoryError:
-            os._exit(137)
+            traceback.print_exc()
+            os._exit(1)
         except Exception as error:  # noqa: BLE001 - whatever the model raises is its answer
             traceback.print_exc()
             last = traceback.format_exception_only(error)[-1].strip()
@@ -76,12 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, json.dumps(found).encode())
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 16
-
-
 if __name__ == "__main__":
     print("starting", *sys.argv[1:], "in", os.getcwd())
     MODEL = load()
-    Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+    HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
