@@ -89,6 +89,8 @@ class ImageSandbox(PodmanSandbox):
         await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
         self._watch()
+        if self._ways is not None:
+            await self._ways.serve()
         self._state = "idle"
 
     async def begin(self) -> None:

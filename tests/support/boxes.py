@@ -49,8 +49,8 @@ async def pieces(data: bytes, size: int = 64 * 1024) -> AsyncIterator[bytes]:
 
 
 class Ways:
-    """How ``box`` gets its sandbox: made for its version, made ahead and bound, or of the image named
-    here, with a server of its own; and its tier."""
+    """How ``box`` gets its sandbox: made for its version, made ahead and bound, or of the image
+    named here, which has a server of its own; and its tier."""
 
     ahead = False
     image = ""
