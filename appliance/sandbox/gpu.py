@@ -21,7 +21,7 @@ from appliance import config
 from appliance.errors import GpuLost
 from appliance.sandbox import gpu_bundle, gpu_cdi, gpu_nvml
 from appliance.sandbox.gpu_cdi import Libraries
-from appliance.sandbox.gpu_nvml import Driver
+from appliance.sandbox.gpu_nvml import Driver, Use
 from appliance.sandbox.gpu_place import Fill, Gpu, Part
 
 _LOG = logging.getLogger(__name__)
@@ -204,16 +204,29 @@ class Gpus:
             reads_driver=vendor == NVIDIA,
         )
 
+    def usage(self, units: frozenset[str]) -> tuple[list[Use], list[Fill]]:
+        """What the driver tells of these units; nothing of those it does not know. Blocking.
+
+        Raises:
+            OSError: it does not answer, or lost a GPU.
+        """
+        told = units & self._told
+        return self.driver.usage(told) if told else ([], [])
+
     def fills(self) -> dict[str, Fill]:
         """How full each NVIDIA unit is; nothing where no driver tells. Blocking."""
-        units = frozenset(g.id for g in self.inventory.gpus if g.vendor == NVIDIA)
-        if not units or not self.inventory.driver:
-            return {}
         try:
-            return {fill.unit: fill for fill in self.driver.usage(units)[1]}
+            return {fill.unit: fill for fill in self.usage(self._told)[1]}
         except OSError as error:
             _LOG.warning("%s", error)
             return {}
+
+    @property
+    def _told(self) -> frozenset[str]:
+        """Units whose use a driver tells."""
+        if not self.inventory.driver:
+            return frozenset()
+        return frozenset(gpu.id for gpu in self.inventory.gpus if gpu.vendor == NVIDIA)
 
     def _driver(self, vendor: str) -> str:
         return next((g.driver for g in self.inventory.gpus if g.vendor == vendor and g.driver), "")

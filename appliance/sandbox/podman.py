@@ -151,7 +151,7 @@ class PodmanExecutor:
         self._version = ""
         self.cgroup_parent = ""
         self.gpus = Gpus(settings, data_dir / "gpu")
-        self.gpu_watch = GpuWatch(self.gpus.driver.usage)
+        self.gpu_watch = GpuWatch(self.gpus.usage)
         self.places = Places()
 
     @property

@@ -223,3 +223,10 @@ def test_only_a_gpus_profile_allows_shared_anonymous_memory_under_supervised_lim
     assert not allows(hardening.seccomp_profile("supervised"))
     assert allows(hardening.seccomp_profile("supervised", gpu=True))
     assert hardening.seccomp_profile("enforced", gpu=True) == hardening.seccomp_profile("enforced")
+
+
+def test_no_driver_is_asked_about_gpus_it_does_not_know(tmp_path: Path) -> None:
+    gpus = gpu.Gpus(fake_gpus.write(tmp_path / "cdi"), tmp_path / "gpu")
+    gpus.start()
+    assert gpus.usage(frozenset({fake_gpus.id_of(0)})) == ([], [])
+    assert fake_gpus.id_of(0) not in gpus.fills()
