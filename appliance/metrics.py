@@ -31,6 +31,7 @@ GAUGES: Mapping[str, str] = {
     "ledger_dropped": "Refusals not recorded because the queue was full.",
     "ready": "1 while the appliance is unsealed and serving, else 0.",
     "disk_free_bytes": "Free bytes on the data folder's disk.",
+    "egress_open": "Connections out of sandboxes that are open now.",
     "http_in_flight": "Requests being answered now.",
 }
 """Gauge name to meaning; set at scrape time by whoever serves the text."""

@@ -104,6 +104,22 @@ class KeyRow(TypedDict):
     last_used_at: str | None
 
 
+class EgressRow(TypedDict):
+    """One row of view ``egress``: a rule; ``position`` counts from 1 within its tenant."""
+
+    id: str
+    tenant: str
+    position: int
+    model: str
+    action: str
+    host: str
+    ports: list[str]
+    protocol: str
+    reason: str
+    created_at: str
+    created_by: str
+
+
 class ModelRow(TypedDict):
     """One row of view ``models``."""
 

@@ -45,6 +45,7 @@ SCREENS: tuple[Noun, ...] = (
     Noun(name="keys", alias="k", screen="keys:Keys", help="API keys", takes=1),
     Noun(name="sandboxes", alias="s", screen="sandboxes:Sandboxes", help="running models"),
     Noun(name="gpus", alias="g", screen="gpus:Gpus", help="GPUs and whose they are"),
+    Noun(name="egress", alias="e", screen="egress:Egress", help="where models connect", takes=1),
     Noun(name="audit", alias="a", screen="audit:Audit", help="the audit ledger"),
     Noun(name="health", alias="h", screen="health:Health", help="checks and the node"),
     Noun(

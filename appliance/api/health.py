@@ -67,6 +67,7 @@ async def metrics(context: Context) -> Reply:
     counters.set_gauge("ledger_lag", lag)
     counters.set_gauge("ledger_dropped", store.ledger.dropped)
     counters.set_gauge("disk_free_bytes", free)
+    counters.set_gauge("egress_open", context.services.egress.open_count)
     if node.sandbox_problem() is None:
         pool = context.services.pool()
         boxes = pool.list()

@@ -13,9 +13,12 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from appliance import clock, wire
 from appliance.api.dispatch import Context
 from appliance.api.gpus import gpu_rows, gpu_totals, index_of_gpu
+from appliance.api.native.egress import doc_from_rule
 from appliance.errors import FieldError, InputInvalid
 from appliance.records import LIVE, Entry, Model, Version
 from appliance.store import CallStats
@@ -27,6 +30,8 @@ VOLATILE = frozenset({"uptime_s", "disk", "ledger", "sandboxes"})
 _MINUTES = 15
 _RECENT_SHOWN = 5
 _RECENT_LOOKED_AT = 60
+_DECISIONS_SHOWN = 20
+_NOT_CHANGES = ("call.", "request.", "egress.opened", "egress.passed", "egress.denied", "egress.s")
 _ORDER = {"fail": 0, "warn": 1, "ok": 2}
 Rows = list[dict[str, Any]]
 Extras = dict[str, Any]
@@ -191,7 +196,7 @@ async def _recent_changes(context: Context) -> Rows:
     """The newest entries that are neither calls nor refusals."""
     entries = await context.services.store.queries.audit(limit=_RECENT_LOOKED_AT)
     names = {each.id: each.name for each in context.snapshot.tenants()}
-    changes = (e for e in entries if not e.kind.startswith(("call.", "request.")))
+    changes = (e for e in entries if not e.kind.startswith(_NOT_CHANGES))
     return [_audit_row(entry, names) for entry in itertools.islice(changes, _RECENT_SHOWN)]
 
 
@@ -366,6 +371,50 @@ async def _gpus(context: Context) -> tuple[Rows, Extras]:
     return await gpu_rows(context), await gpu_totals(context)
 
 
+async def _egress(context: Context) -> tuple[Rows, Extras]:
+    snapshot, services = context.snapshot, context.services
+    wanted = context.request.query.get("tenant")
+    tenants = [t for t in snapshot.tenants() if wanted in (None, "", t.name)]
+    rows: Rows = [
+        {"position": position, **msgspec.to_builtins(doc_from_rule(rule, tenant.name))}
+        for tenant in tenants
+        for position, rule in enumerate(snapshot.egress_rules(tenant.id), start=1)
+    ]
+    only = tenants[0].id if wanted and tenants else None
+    entries = await services.store.queries.audit(
+        tenant_id=only, kind="egress.*", limit=_RECENT_LOOKED_AT
+    )
+    decisions = [
+        _decision_row(context, entry) for entry in entries if not entry.kind.startswith("egress.r")
+    ]
+    return rows, {
+        "open": services.egress.open_count,
+        "decisions": decisions[:_DECISIONS_SHOWN],
+    }
+
+
+def _decision_row(context: Context, entry: Entry) -> dict[str, Any]:
+    """A connection's entry; its destination is empty once the tenant's key is destroyed."""
+    event = entry.event or {}
+    tenant = context.snapshot.tenant_by_id(entry.tenant_id)
+    model = context.snapshot.model_by_id(entry.object)
+    detail = str(event.get("reason", ""))
+    if entry.kind == "egress.passed":
+        detail = f"{event.get('sent_bytes', 0)} out, {event.get('received_bytes', 0)} in"
+    return {
+        "seq": entry.seq,
+        "time": clock.text_from_ns(entry.time_ns),
+        "kind": entry.kind,
+        "tenant": tenant.name if tenant else entry.tenant_id,
+        "model": model.name if model else "",
+        "to": f"{event['host']}:{event['port']}" if "host" in event else "",
+        "protocol": str(event.get("protocol", "")),
+        "rule": str(event.get("rule_id", "")),
+        "count": int(event.get("count", 1)),
+        "detail": detail,
+    }
+
+
 async def _audit(context: Context) -> tuple[Rows, Extras]:
     request, store = context.request, context.services.store
     big = 10**18
@@ -450,6 +499,7 @@ VIEWS: dict[str, Callable[[Context], Awaitable[tuple[Rows, Extras]]]] = {
     "versions": _versions,
     "sandboxes": _sandboxes,
     "gpus": _gpus,
+    "egress": _egress,
     "audit": _audit,
     "health": _health,
 }

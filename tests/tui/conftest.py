@@ -184,6 +184,22 @@ class World:
                 }
                 for i in range(n)
             ],
+            "egress": [
+                {
+                    "id": f"eg_{i:013d}",
+                    "tenant": name(i),
+                    "position": i + 1,
+                    "model": "*" if i % 2 else name(i),
+                    "action": ("allow", "deny")[i % 2],
+                    "host": "db.example.test" if kind != "long" else LONG,
+                    "ports": ["5432", "8000-8100"] if i % 3 else [],
+                    "protocol": "any",
+                    "reason": name(i),
+                    "created_at": T0,
+                    "created_by": "uid:0",
+                }
+                for i in range(n)
+            ],
             "health": [
                 {
                     "name": f"check-{i}",
@@ -218,6 +234,24 @@ class World:
                 "pool": {"running": n, "max": 8, "waiting": 2, "warm": 2, "warm_ready": 1}
             },
             "gpus": {"gpus": n, "gpus_held": n // 2, "gpu_calls_waiting": n},
+            "egress": {
+                "open": many,
+                "decisions": [
+                    {
+                        "seq": i,
+                        "time": T0,
+                        "kind": ("egress.denied", "egress.opened", "egress.passed")[i % 3],
+                        "tenant": name(i),
+                        "model": name(i),
+                        "to": "db.example.test:5432",
+                        "protocol": "tcp",
+                        "rule": "",
+                        "count": 1,
+                        "detail": "default",
+                    }
+                    for i in range(min(n, 20))
+                ],
+            },
             "audit": {"head": {"size": n, "root": "cd" * 32, "time": T0}},
             "versions": {
                 "model": {

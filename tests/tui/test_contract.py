@@ -28,6 +28,7 @@ ROWS = {
     "versions": shapes.VersionRow,
     "sandboxes": shapes.SandboxRow,
     "gpus": shapes.GpuRow,
+    "egress": shapes.EgressRow,
     "audit": shapes.AuditRow,
     "health": shapes.Check,
 }
@@ -44,6 +45,10 @@ async def it(tmp_path: Path) -> AsyncIterator[Inside]:
         assert executor is not None
         gpu = Gpu(id="GPU-a", vendor="nvidia.com", name="NVIDIA A100", index="0")
         executor.places = Places((gpu,))  # type: ignore[misc]
+        async with found.client(admin=True) as admin:
+            rule = {"action": "allow", "host": "db.example.test", "ports": ["5432"]}
+            path = "/api/v1/tenants/acme/egress"
+            assert (await admin.post(path, json=rule | {"reason": "x"})).status_code == 201
         yield found
 
 
@@ -113,6 +118,7 @@ async def test_every_screen_draws_what_the_appliance_answers(
             ("v", "acme/fraud"),
             ("s", "acme/fraud v2"),
             ("g", "NVIDIA A100"),
+            ("e", "db.example.test:5432"),
             ("a", "call.outcome ok"),
             ("h", "STATE"),
             ("model acme fraud", "live"),
@@ -231,3 +237,26 @@ async def test_an_empty_folder_is_initialised(tmp_path: Path, open_on: Open, too
         await tools.type_text(pilot, "acme")
         await pilot.press("enter")
         await tools.until(pilot, lambda: "mak_" in tools.screen_text(pilot), 30)
+
+
+async def test_egress_rules_are_added_and_removed(it: Inside, open_on: Open, tools: Any) -> None:
+    tenant = it.store.registry.snapshot.tenant("acme")
+    assert tenant is not None
+    async with open_on(it) as pilot:
+        await go(pilot, tools, "e", "db.example.test:5432")
+        await pilot.press("n")
+        await tools.settle(pilot)
+        for field, typed in (("host", "*.corp.test"), ("ports", "443 80"), ("reason", "apis")):
+            pilot.app.screen.query_one(f"#f-{field}").value = typed  # type: ignore[attr-defined]
+        pilot.app.screen.query_one("#f-reason").focus()
+        await pilot.press("enter")
+        await tools.until(pilot, lambda: pilot.app.page.table.shown == 2)
+        rules = it.store.registry.snapshot.egress_rules(tenant.id)
+        assert [(r.host, r.ports) for r in rules][1] == ("*.corp.test", ((80, 80), (443, 443)))
+        await pilot.press("x")
+        await tools.settle(pilot)
+        pilot.app.screen.query_one("#reason").value = "ended"  # type: ignore[attr-defined]
+        pilot.app.screen.query_one("#verb").focus()
+        await pilot.press("enter")
+        await tools.until(pilot, lambda: pilot.app.page.table.shown == 1)
+    assert len(it.store.registry.snapshot.egress_rules(tenant.id)) == 1

@@ -145,6 +145,7 @@ async def test_rows_with_missing_members_leave_a_usable_screen(world, console, t
             "versions",
             "sandboxes",
             "gpus",
+            "egress",
             "audit",
             "health",
         ):

@@ -16,6 +16,7 @@ PLACES = [
     "versions",
     "sandboxes",
     "gpus",
+    "egress",
     "audit",
     "health",
     "model risk fraud",

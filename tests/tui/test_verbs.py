@@ -318,3 +318,20 @@ async def test_a_verb_without_an_answer_says_so(world, console, tools):
         await pilot.press("enter")
         await tools.until(pilot, lambda: "does not answer" in tools.screen_text(pilot))
         assert "none: no answer came" in tools.screen_text(pilot)
+
+
+@pytest.mark.parametrize(
+    ("field", "words"), [("tenant", "tenant's name"), ("host", "Type a host"), ("reason", "reason")]
+)
+async def test_a_wrong_egress_rule_says_what_is_wrong(world, console, tools, field, words):
+    async with console(goto="egress") as pilot:
+        await pilot.press("n")
+        await tools.settle(pilot)
+        for name in ("tenant", "host", "reason"):
+            pilot.app.screen.query_one(f"#f-{name}").value = "" if name == field else "x"
+        pilot.app.screen.query_one("#f-reason").focus()
+        await pilot.press("enter")
+        await tools.settle(pilot)
+        assert words in tools.screen_text(pilot)
+        assert tools.clipped(pilot) == []
+        assert world.sent() == []
