@@ -32,7 +32,7 @@ from appliance.errors import (
     RuntimeMissing,
 )
 from appliance.records import Container, Isolation
-from appliance.sandbox import gvisor, hardening, images, kernel, limits, tiers
+from appliance.sandbox import gvisor, hardening, images, kernel, limits, oci, tiers
 from appliance.sandbox.container import PodmanSandbox
 from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu import Gpus
@@ -207,6 +207,7 @@ class PodmanExecutor:
             self.run_dir, runtime=find_runtime(self.settings.oci_runtime), binds=binds
         )
         await self.service.start()
+        await asyncio.to_thread(oci.sweep, self.data_dir)
         if tiers.runsc_path():
             api = Api(self.run_dir / gvisor.SOCKET)
             self.gvisor = Gvisor(self, api, binds, sentry_uid=ids.uid_base + gvisor.SENTRY_ID - 1)
