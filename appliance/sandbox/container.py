@@ -586,6 +586,7 @@ class PodmanSandbox:
         removed = True
         if self._made:
             removed = await executor.run(self._api.remove, self.id)
+            await executor.run(self._service.forget, self._container_id)
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1

@@ -19,7 +19,9 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -32,6 +34,7 @@ _PLACES = ("/mnt", "/media", "/srv", "/opt")
 _FOLDERS = ("", "home", "xdg", "tmp", "root", "runroot")
 _WITH_UMASK = ("/bin/sh", "-c", 'umask 022 && exec "$@"', "sh")
 _START_TIMEOUT_S = 20.0
+_LATE_S = 20.0  # how long after its removal a container's monitor may still write
 _CONF = """\
 [containers]
 default_ulimits = []
@@ -102,6 +105,8 @@ class PodmanService:
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._lock_fd = -1
+        self._forgotten: deque[tuple[float, str]] = deque()
+        self._forgotten_lock = threading.Lock()
         self._on_restart: Callable[[], None] | None = None
 
     def inside(self, name: str, *parts: str) -> str:
@@ -152,6 +157,24 @@ class PodmanService:
     def attach_path_of(self, container_id: str) -> Path:
         """The socket at which a container's monitor offers what the container prints."""
         return self.base / "root" / "vfs-containers" / container_id / "userdata" / "attach"
+
+    def forget(self, container_id: str) -> None:
+        """Remove what Podman leaves of a container that is removed. Blocking.
+
+        Its monitor may write how it ended after Podman looked for that: those of the last moments
+        are looked at again.
+        """
+        now = time.monotonic()
+        with self._forgotten_lock:
+            self._forgotten.append((now, container_id))
+            while self._forgotten[0][0] < now - _LATE_S:
+                self._forgotten.popleft()
+            names = [name for _, name in self._forgotten]
+        tmp = self.base / "xdg" / "libpod" / "tmp"
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.unlink(tmp / "exits" / name)
+            shutil.rmtree(tmp / "persist" / name, ignore_errors=True)
 
     @property
     def keeper_pid(self) -> int:
