@@ -597,4 +597,4 @@ class PodmanSandbox:
         if removed:
             executor.gone(self)
         else:
-            _LOG.error("container %s could not be removed; its user ids stay reserved", self.id)
+            executor.remove_later(self)

@@ -62,13 +62,7 @@ class Remounter:
         """End the helper; idempotent."""
         with self._lock:
             process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+        _end(process)
 
     def _ask(self, line: str) -> str:
         for attempt in (1, 2):
@@ -82,14 +76,16 @@ class Remounter:
                 if not answer.endswith("\n"):
                     raise OSError("it ended")
                 return answer.strip()
-            except OSError as error:
-                self._process = None
+            except (OSError, ValueError) as error:
+                process, self._process = self._process, None
+                _end(process)
                 if attempt == 2:
                     return f"the helper does not run: {error}"
         raise AssertionError
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
+            _end(self._process)
             script = Path(__file__).with_name("remount.py")
             command = namespace_command(self._namespace_pid, script)
             self._process = subprocess.Popen(  # noqa: S603 - fixed program, own arguments
@@ -103,3 +99,15 @@ class Remounter:
                 start_new_session=True,
             )
         return self._process
+
+
+def _end(process: subprocess.Popen[str] | None) -> None:
+    """Kill a helper, if there is one, and close its pipes."""
+    if process is None:
+        return
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()

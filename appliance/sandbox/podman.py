@@ -52,6 +52,7 @@ from appliance.sandbox.spec import Level, LimitsReport, Request, SandboxSpec, Zy
 
 _LOG = logging.getLogger(__name__)
 _API_TIMEOUT_S = 30.0
+_REMOVE_AGAIN_S = 2.0
 
 
 class Api:
@@ -143,6 +144,7 @@ class PodmanExecutor:
         self._sandboxes: dict[str, PodmanSandbox] = {}
         self._pinned: dict[int, int] = dict.fromkeys(self.cores, 0)
         self._importing: set[PodmanSandbox] = set()
+        self._removing: set[asyncio.Task[None]] = set()
         self._held = False
         self._remounter: Remounter | None = None
         self._netns: Netns | None = None
@@ -229,6 +231,9 @@ class PodmanExecutor:
     async def close(self) -> None:
         """See ``Executor.close``."""
         await asyncio.gather(*(box.destroy() for box in list(self._sandboxes.values())))
+        for task in self._removing:
+            task.cancel()
+        await asyncio.gather(*self._removing, return_exceptions=True)
         self.watchdog.stop()
         await asyncio.to_thread(self.gpu_watch.stop)
         self.gpus.driver.close()
@@ -352,6 +357,23 @@ class PodmanExecutor:
             self.slots.give(sandbox.slot)
             for core in sandbox.cores:
                 self._pinned[core] -= 1
+
+    def remove_later(self, sandbox: PodmanSandbox) -> None:
+        """A sandbox ended but Podman did not remove it: try again until it does.
+
+        Its ids stay reserved meanwhile.
+        """
+        _LOG.warning("container %s could not be removed; tried again later", sandbox.id)
+        task = asyncio.create_task(self._remove_at_last(sandbox), name=f"remove-{sandbox.id}")
+        self._removing.add(task)
+        task.add_done_callback(self._removing.discard)
+
+    async def _remove_at_last(self, sandbox: PodmanSandbox) -> None:
+        while True:
+            await asyncio.sleep(_REMOVE_AGAIN_S)
+            if await self.run(self.api.remove, sandbox.id):
+                break
+        self.gone(sandbox)
 
     async def _make(
         self,
