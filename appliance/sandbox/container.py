@@ -96,6 +96,7 @@ class PodmanSandbox:
         self._calls = 0
         self._made = False
         self._container_id = ""
+        self._making: asyncio.Future[None] | None = None
         self._brake = Brake((slot.root_uid, slot.user_uid), executor.run)
 
     @property
@@ -140,7 +141,9 @@ class PodmanSandbox:
         )
         await asyncio.to_thread(self._prepare_box, names, language.name)
         await self.link.listen(self._box / "a.sock", uid=self._link_uid)
-        await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
+        making = self._executor.run(self._create_and_init, runtime_folder, language, wheels)
+        self._making = asyncio.ensure_future(making)
+        await asyncio.shield(self._making)
         if self._ways is not None:
             await self._ways.serve()
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
@@ -485,6 +488,13 @@ class PodmanSandbox:
             await asyncio.wait_for(self.link.monitor_lost.wait(), 0.2)
         await asyncio.shield(self.destroy())
 
+    def remove(self) -> bool:
+        """Remove the container and whatever runs under its ids; False: try again. Blocking."""
+        removed = self._api.remove(self.id)
+        self._service.forget(self._container_id)
+        # Podman may have died before it knew of what it had started.
+        return kernel.end_all_of((self.slot.root_uid, self.slot.user_uid)) and removed
+
     def _kill(self) -> None:
         if self._pidfd >= 0 and not self._ended.is_set():
             kernel.kill(self._pidfd)
@@ -532,7 +542,7 @@ class PodmanSandbox:
         over_gpu = self._executor.gpu_watch.sample(self.id).over
         code, kernel_killed = self.link.exit_code, False
         if ended and not destroyed and (code is None or self.level == "enforced"):
-            code, kernel_killed = await self._inspect_exit(code)
+            code, kernel_killed = await self._executor.run(self._api.exit_of, self.id, code)
         tail = self.stderr_tail()
         await asyncio.shield(self.destroy())
         if over_gpu:
@@ -557,24 +567,15 @@ class PodmanSandbox:
             f"The model's process {said} while it was working.", stderr=tail, exit_code=code
         )
 
-    async def _inspect_exit(self, code: int | None) -> tuple[int | None, bool]:
-        """Exit code and whether the kernel killed it for memory, as far as Podman knows."""
-        with contextlib.suppress(ApplianceError, KeyError, TypeError, ValueError):
-            for _ in range(10):
-                about = await self._executor.run(
-                    self._api.must, "get", f"/containers/{self.id}/json"
-                )
-                state = about["State"]
-                if not state.get("Running", False):
-                    known = code if code is not None else int(state["ExitCode"])
-                    return known, bool(state.get("OOMKilled"))
-                await asyncio.sleep(0.05)
-        return code, False
-
     async def _destroy(self) -> None:
         executor = self._executor
+        if self._making is not None:  # a thread cannot be cancelled: what it makes would stay
+            await asyncio.wait({self._making})
+            _ = self._making.cancelled() or self._making.exception()
         self._kill()
         if self._pidfd >= 0:
+            if not self._ended.is_set():  # it may have been cancelled before anybody listened
+                asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), _END_TIMEOUT_S)
             asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -585,8 +586,7 @@ class PodmanSandbox:
         await self.link.close()
         removed = True
         if self._made:
-            removed = await executor.run(self._api.remove, self.id)
-            await executor.run(self._service.forget, self._container_id)
+            removed = await executor.run(self.remove)
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -58,7 +57,7 @@ class Freezer:
             with contextlib.suppress(OSError):
                 kernel.set_frozen(self._pid, False)
         for pid in self._family():
-            self._send(pid, signal.SIGCONT)
+            kernel.send(pid, signal.SIGCONT, self._uids)
 
     def has_moved(self) -> bool:
         """Whether it worked since it was frozen."""
@@ -83,23 +82,13 @@ class Freezer:
         while True:
             fresh = [pid for pid in self._family() if pid not in stopped]
             for pid in fresh:
-                self._send(pid, signal.SIGSTOP)
+                kernel.send(pid, signal.SIGSTOP, self._uids)
             stopped.update(fresh)
             if not fresh and not any(kernel.is_running(pid) for pid in stopped):
                 return True
             if time.monotonic() > until:
                 return not fresh  # waiting for a device, say: it stops when that is over
             time.sleep(_PAUSE_S)
-
-    def _send(self, pid: int, number: int) -> None:
-        """Signal a process of this container; its number may be somebody else's by now."""
-        with contextlib.suppress(OSError):
-            handle = os.pidfd_open(pid)
-            try:
-                if os.stat(f"/proc/{pid}").st_uid in self._uids:
-                    signal.pidfd_send_signal(handle, number)
-            finally:
-                os.close(handle)
 
 
 class Brake:

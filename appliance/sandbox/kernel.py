@@ -16,6 +16,7 @@ import pwd
 import resource
 import signal
 import stat
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,29 @@ def _listed(folder: str) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
+
+
+def send(pid: int, number: int, uids: Collection[int]) -> None:
+    """Signal a process of these host uids; its pid may be somebody else's by now: then nothing."""
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(pid)
+        try:
+            if os.stat(f"/proc/{pid}").st_uid in uids:
+                signal.pidfd_send_signal(handle, number)
+        finally:
+            os.close(handle)
+
+
+def end_all_of(uids: Collection[int], timeout_s: float = 1.0) -> bool:
+    """Kill every process of these host uids; False if some are still there. Blocking."""
+    until = time.monotonic() + timeout_s
+    while True:
+        pids = [pid for found in pids_by_uid(uids).values() for pid in found]
+        for pid in pids:
+            send(pid, signal.SIGKILL, uids)
+        if not pids or time.monotonic() > until:
+            return not pids
+        time.sleep(0.01)
 
 
 def signal_all(pids: Iterable[int], number: int) -> None:

@@ -77,8 +77,8 @@ class Remounter:
                     raise OSError("it ended")
                 return answer.strip()
             except (OSError, ValueError) as error:
-                process, self._process = self._process, None
-                _end(process)
+                broken, self._process = self._process, None
+                _end(broken)
                 if attempt == 2:
                     return f"the helper does not run: {error}"
         raise AssertionError

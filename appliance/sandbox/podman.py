@@ -24,6 +24,7 @@ import requests
 
 from appliance import clock, config
 from appliance.errors import (
+    ApplianceError,
     GuestError,
     IsolationUnavailable,
     LimitsUnenforced,
@@ -78,6 +79,7 @@ class Api:
                 return reply.status_code, reply.json() if reply.content else None
             except (requests.RequestException, OSError, ValueError) as error:
                 self._local.client = None
+                client.close()
                 if attempt == 2:
                     raise PodmanUnavailable(
                         "Podman's service does not answer.", hint="appliance doctor"
@@ -95,6 +97,17 @@ class Api:
             reason = str(body.get("message", body) if isinstance(body, dict) else body)[:500]
             raise PodmanUnavailable(f"Podman refused: {reason}", hint="appliance doctor")
         return body
+
+    def exit_of(self, name: str, code: int | None) -> tuple[int | None, bool]:
+        """Exit code, if not known, and whether the kernel killed it for memory, as Podman knows."""
+        with contextlib.suppress(ApplianceError, KeyError, TypeError, ValueError):
+            for _ in range(10):
+                state = self.must("get", f"/containers/{name}/json")["State"]
+                if not state.get("Running", False):
+                    known = code if code is not None else int(state["ExitCode"])
+                    return known, bool(state.get("OOMKilled"))
+                threading.Event().wait(0.05)
+        return code, False
 
     def remove(self, name: str) -> bool:
         """Remove a container by force; a life that is just ending makes Podman say 500: retried."""
@@ -371,7 +384,7 @@ class PodmanExecutor:
     async def _remove_at_last(self, sandbox: PodmanSandbox) -> None:
         while True:
             await asyncio.sleep(_REMOVE_AGAIN_S)
-            if await self.run(self.api.remove, sandbox.id):
+            if await self.run(sandbox.remove):
                 break
         self.gone(sandbox)
 

@@ -21,7 +21,11 @@ from appliance.sandbox.podman import PodmanExecutor
 from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import MIB, Request
 
-pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.podman,
+    pytest.mark.timeout(3600),
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 LIVES = int(os.environ.get("APPLIANCE_TEST_LIVES", "60"))
 AT_ONCE = 4
