@@ -493,7 +493,7 @@ class PodmanSandbox:
         removed = self._api.remove(self.id)
         self._service.forget(self._container_id)
         # Podman may have died before it knew of what it had started.
-        return kernel.end_all_of((self.slot.root_uid, self.slot.user_uid)) and removed
+        return kernel.ensure_none_of((self.slot.root_uid, self.slot.user_uid)) and removed
 
     def _kill(self) -> None:
         if self._pidfd >= 0 and not self._ended.is_set():

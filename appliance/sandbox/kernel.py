@@ -165,7 +165,7 @@ def send(pid: int, number: int, uids: Collection[int]) -> None:
             os.close(handle)
 
 
-def end_all_of(uids: Collection[int], timeout_s: float = 1.0) -> bool:
+def ensure_none_of(uids: Collection[int], timeout_s: float = 1.0) -> bool:
     """Kill every process of these host uids; False if some are still there. Blocking."""
     until = time.monotonic() + timeout_s
     while True:
