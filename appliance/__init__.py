@@ -11,7 +11,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     invoke     one call, end to end                       lifecycle  every change of a model
     reservations  sandboxes kept loaded before anybody calls
     provision  a version's files from store to sandbox    doctor  checks of the host
-    trial      what a version's first sandbox shows
+    trial      what a version's first sandbox shows       supply  runtimes and dependency sets
     policy     who may do what                            auth    who is calling
     conventions  manifests of models that bring none: MLflow folders, ONNX, pickles, skops
     archive    the upload parser                          manifest  what a model declares

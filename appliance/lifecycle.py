@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from appliance import archive, clock, config, conventions, manifest, probe, provision, trial
@@ -43,6 +44,18 @@ _MEDIA_TYPES = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """How far a registration is, by names a person knows; ``fraction`` is of the whole."""
+
+    tenant: str
+    model: str
+    step: str
+    detail: str
+    fraction: float
+    started_at: str
+
+
 class Lifecycle:
     """Registers versions; one per unsealed node."""
 
@@ -59,6 +72,7 @@ class Lifecycle:
         self._executor = executor
         self._settings = settings
         self._data_dir = Path(settings.paths.data_dir)
+        self._registrations: dict[str, Registration] = {}
 
     async def register(
         self,
@@ -89,6 +103,38 @@ class Lifecycle:
         Audit: model.created (new name), version.registered, alias.set (first version), one frame.
         """
         require_name(model_name, "model")
+        name = clock.new_id("reg")
+        started_at = clock.text_from_ns(clock.now_ns())
+
+        def tell(step: str, detail: str, fraction: float) -> None:
+            self._registrations[name] = Registration(
+                tenant=tenant.name,
+                model=model_name,
+                step=step,
+                detail=detail,
+                fraction=fraction,
+                started_at=started_at,
+            )
+            progress(step, detail, fraction)
+
+        try:
+            return await self._register(principal_id, tenant, model_name, media_type, chunks, tell)
+        finally:
+            self._registrations.pop(name, None)
+
+    def registrations(self) -> tuple[Registration, ...]:
+        """What is being registered now, oldest first."""
+        return tuple(self._registrations.values())
+
+    async def _register(
+        self,
+        principal_id: str,
+        tenant: Tenant,
+        model_name: str,
+        media_type: str,
+        chunks: AsyncIterator[bytes],
+        progress: Progress,
+    ) -> Version:
         if media_type not in _MEDIA_TYPES:
             raise UnsupportedMedia(
                 f"'{media_type[:80]}' is not an archive type accepted here.",

@@ -49,6 +49,7 @@ from appliance.sandbox import dependencies, images
 from appliance.sandbox.executor import Executor, open_executor
 from appliance.sandbox.pool import Pool
 from appliance.store import RootKey, Store, seal
+from appliance.supply import Supply
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 30.0
@@ -76,6 +77,7 @@ class Services:
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
     egress: EgressGuard
+    supply: Supply
 
 
 class Node:
@@ -325,6 +327,7 @@ class Node:
                 executor=self._require_executor,
                 egress=self._guard,
                 reservations=reservations,
+                supply=Supply(store, self.data_dir),
             )
             await self._start_executor(store)
         except BaseException:

@@ -7,9 +7,10 @@ Read next: ``context.Context.client``, which makes one.
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import quote
@@ -173,6 +174,29 @@ def problem_from_document(document: Mapping[str, Any], *, status: int = 500) -> 
     if issubclass(cls, GuestError):
         return cls(detail, stderr=tuple(map(str, document.get("stderr") or ())), **known)
     return cls(detail, **known)
+
+
+def last_of(
+    lines: Iterable[str], member: str, advance: Callable[[float, str], None]
+) -> dict[str, Any]:
+    """Follow a narrated answer to its last line and return what it has under this name.
+
+    Raises:
+        ApplianceError: the work met a problem, or the answer ended before its last line.
+    """
+    for line in lines:
+        if not line.strip():
+            continue
+        item = json.loads(line)
+        if "problem" in item:
+            raise problem_from_document(item["problem"])
+        if member in item:
+            return dict(item[member])
+        detail = item.get("detail") or item.get("step", "")
+        advance(float(item.get("fraction") or 0.0), f"{item.get('step')}: {detail}")
+    raise ApplianceError(
+        "The appliance ended its answer before it was complete.", hint="appliance status"
+    )
 
 
 def problem_from_reply(reply: httpx.Response) -> ApplianceError:

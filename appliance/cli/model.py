@@ -19,11 +19,11 @@ from typing import Any
 import click
 
 from appliance.cli import pack
-from appliance.cli.client import Client, problem_from_document, segment
+from appliance.cli.client import Client, last_of, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.output import Advance
 from appliance.cli.tenant import confirm
-from appliance.errors import ApplianceError, ConfigInvalid, Gone, InputInvalid, NotFound
+from appliance.errors import ConfigInvalid, Gone, InputInvalid, NotFound
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/([a-z0-9-]+)(?::([0-9]+)|@([a-z0-9-]+))?$")
 _SAMPLE_CHARACTERS_MAX = 4096
@@ -185,19 +185,7 @@ def _upload(
 
 def _registered(lines: Iterator[str], advance: Advance) -> dict[str, Any]:
     """Follow the appliance's steps to the version it made, or raise the problem it met."""
-    for line in lines:
-        if not line.strip():
-            continue
-        item = json.loads(line)
-        if "problem" in item:
-            raise problem_from_document(item["problem"])
-        if "version" in item:
-            return dict(item["version"])
-        detail = item.get("detail") or item.get("step", "")
-        advance(0.5 + 0.5 * float(item.get("fraction") or 0.0), f"{item.get('step')}: {detail}")
-    raise ApplianceError(
-        "The appliance ended the upload without an answer.", hint="appliance status"
-    )
+    return last_of(lines, "version", lambda done, text: advance(0.5 + 0.5 * done, text))
 
 
 def _sample(path: Path, version: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import shutil
 import tempfile
 import zipfile
@@ -38,6 +39,7 @@ _LOG = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
 
 _FILES_MAX = 400_000
+_SETTLED_NS = 3600 * 1_000_000_000
 _UNREADABLE_RATIO = 8  # what a compressed file of a kind not looked into may unpack to
 
 
@@ -100,6 +102,7 @@ async def ensure(
     request = request_key(runtime, requirements)
     known = await asyncio.to_thread(_known, executor.data_dir, request, requirements)
     if known is not None:
+        await asyncio.to_thread(os.utime, _touched(executor.data_dir / "deps" / known.key))
         return known
     scratch = await asyncio.to_thread(_make_scratch, executor.data_dir, request)
     try:
@@ -178,6 +181,21 @@ def undescribed(data_dir: Path) -> tuple[str, ...]:
     )
 
 
+def is_settled(data_dir: Path, key: str) -> bool:
+    """Whether nobody asked for a set for so long that no registration can be about to use it."""
+    try:
+        asked_ns = _touched(data_dir / "deps" / key).stat().st_mtime_ns
+    except OSError:
+        return False
+    return clock.now_ns() - asked_ns > _SETTLED_NS
+
+
+def _touched(folder: Path) -> Path:
+    """What of a set tells by its time when it was last asked for."""
+    described_by = folder.with_suffix(".json")
+    return described_by if described_by.exists() else folder
+
+
 def remove(data_dir: Path, key: str) -> None:
     """Remove an installed set; one that is gone already is no error. Blocking."""
     folder = data_dir / "deps" / key
@@ -194,13 +212,22 @@ def adopt(data_dir: Path, folder: Path, about: Description) -> None:
     Raises:
         BuildFailed: its key is not that of its runtime and lock, or it cannot be stored.
     """
-    if about.key != lock_key(about.runtime_digest, about.lock):
-        raise BuildFailed(f"Set {clean(about.key, 40)} is not named after what is in it.")
+    require_key(about)
     final = data_dir / "deps" / about.key
     _make_parent(final)
     if not _is_complete(final):
         _write_description(final, about)
         _move(folder, final)
+
+
+def require_key(about: Description) -> None:
+    """Return if a set is named after its runtime and lock.
+
+    Raises:
+        BuildFailed: it is not.
+    """
+    if about.key != lock_key(about.runtime_digest, about.lock):
+        raise BuildFailed(f"Set {clean(about.key, 40)} is not named after what is in it.")
 
 
 def _description(folder: Path) -> Description | None:
@@ -230,8 +257,9 @@ def _known(data_dir: Path, request: str, requirements: tuple[str, ...]) -> Built
 
 def _remember(final: Path, request: str) -> None:
     about = _description(final)
-    if about is not None and request not in about.requests:
-        requests = (*about.requests, request)[-100:]
+    if about is not None:
+        others = tuple(one for one in about.requests if one != request)
+        requests = (*others, request)[-100:]
         _write_description(final, msgspec.structs.replace(about, requests=requests))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -25,6 +26,7 @@ from appliance.errors import ManifestInvalid, RuntimeMissing
 from appliance.records import Container
 from appliance.sandbox.protocols import MODEL_PATHS, Image, serving
 from appliance.sandbox.runtimes import RUNTIMES, known
+from appliance.sandbox.tree import LISTING, Tree, differences, tree_of
 
 Progress = Callable[[str, float], None]
 
@@ -32,6 +34,7 @@ SOURCE_DATE_EPOCH = 1_735_689_600  # any constant: two builds of the same packag
 MOUNT_POINTS = ("run/app", "model", "deps", "data", "gpu")
 EMPTY_FILES = ("etc/hosts", "etc/resolv.conf", "etc/hostname", "run/.containerenv")
 DESCRIPTION = "runtime.json"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*")
 _BUILD_TIMEOUT_S = 1800
 _ROOTFS_BYTES_MAX = 64 * 1024**3
@@ -45,6 +48,8 @@ class Runtime:
     """One installed runtime. ``digest`` is the ``sha256:`` of its root folder as a tar.
 
     ``image`` is there for an imported one: its digest is that of the image and of how it is used.
+    ``tree`` is the digest of what lies on the disk, ``signer`` the fingerprint of who signed the
+    bundle it came in; empty where nobody recorded it.
     """
 
     name: str
@@ -53,16 +58,23 @@ class Runtime:
     built_at: str
     rootfs: Path
     image: Image | None = None
+    tree: str = ""
+    size_bytes: int = 0
+    signer: str = ""
 
 
-class Description(msgspec.Struct, kw_only=True):
-    """``runtime.json``."""
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """``runtime.json``; ``tree`` is the digest of ``tree.txt``, see there."""
 
     name: str
     digest: str
     packages: list[str]
     built_at: str
     image: Image | None = None
+    tree: str = ""
+    files: int = 0
+    size_bytes: int = 0
+    signer: str = ""
 
 
 def installed(data_dir: Path) -> tuple[Runtime, ...]:
@@ -81,6 +93,9 @@ def installed(data_dir: Path) -> tuple[Runtime, ...]:
                 built_at=about.built_at,
                 rootfs=rootfs,
                 image=about.image,
+                tree=about.tree,
+                size_bytes=about.size_bytes,
+                signer=about.signer,
             )
         )
     return tuple(sorted(found, key=lambda runtime: (runtime.name, runtime.built_at)))
@@ -185,13 +200,19 @@ def install(data_dir: Path, runtime: str, tar: Path, progress: Progress) -> Runt
             proof = RUNTIMES[runtime].proof
             if not (rootfs / proof).exists():
                 raise RuntimeMissing(f"The built root folder has no /{proof}.")
+            progress("reading it back", 0.9)
+            found = tree_of(rootfs)
             about = Description(
                 name=runtime,
                 digest=digest,
                 packages=packages_of(rootfs),
                 built_at=clock.text_from_ns(clock.now_ns()),
+                tree=found.digest,
+                files=found.files,
+                size_bytes=found.size_bytes,
             )
             (scratch / DESCRIPTION).write_bytes(msgspec.json.encode(about))
+            (scratch / LISTING).write_text(found.text, encoding="ascii")
             scratch.chmod(0o755)
             if final.exists():
                 shutil.rmtree(final)
@@ -200,6 +221,74 @@ def install(data_dir: Path, runtime: str, tar: Path, progress: Progress) -> Runt
             shutil.rmtree(scratch, ignore_errors=True)
     progress("installed", 1.0)
     return require(data_dir, runtime, digest)
+
+
+def description(runtime: Runtime) -> Description:
+    """What is written beside an installed root folder."""
+    text = (runtime.rootfs.parent / DESCRIPTION).read_bytes()
+    return msgspec.json.decode(text, type=Description)
+
+
+def adopt(data_dir: Path, rootfs: Path, about: Description, found: Tree) -> Runtime:
+    """Install an unpacked root folder under the name it has; one that is there already stays.
+
+    Raises:
+        RuntimeMissing: its name or digest is none, or it does not hold this runtime.
+    """
+    language = RUNTIMES.get(about.name)
+    if language is None or not _DIGEST.fullmatch(about.digest):
+        raise RuntimeMissing("The root folder has no name of a runtime here, or no digest.")
+    if not (rootfs / language.proof).exists():
+        raise RuntimeMissing(f"The root folder has no /{language.proof}.")
+    folder = data_dir / "runtimes"
+    final = folder / f"{about.name}-{about.digest.removeprefix('sha256:')[:12]}"
+    if not (final / DESCRIPTION).exists():
+        scratch = Path(tempfile.mkdtemp(prefix=".install-", dir=folder))
+        try:
+            rootfs.rename(scratch / "rootfs")
+            (scratch / DESCRIPTION).write_bytes(msgspec.json.encode(about))
+            (scratch / LISTING).write_text(found.text, encoding="ascii")
+            scratch.chmod(0o755)
+            if final.exists():
+                shutil.rmtree(final)
+            scratch.rename(final)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return require(data_dir, about.name, about.digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What reading a root folder back found; ``differences`` names paths, at most 20."""
+
+    state: Literal["same", "different", "unrecorded"]
+    differences: tuple[str, ...] = ()
+
+
+def verify(runtime: Runtime, progress: Progress) -> Verified:
+    """Compare a root folder with what was recorded when it was installed. Blocking."""
+    about = description(runtime)
+    if not about.tree:
+        return Verified(state="unrecorded")
+    files = max(1, about.files)
+    found = tree_of(runtime.rootfs, lambda count: progress("reading", min(0.99, count / files)))
+    progress("compared", 1.0)
+    if found.digest == about.tree:
+        return Verified(state="same")
+    try:
+        recorded = (runtime.rootfs.parent / LISTING).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return Verified(state="different", differences=("the record of its files is gone",))
+    told = differences(recorded, found.text) or ["the record of its files was changed"]
+    return Verified(state="different", differences=tuple(told))
+
+
+def remove(runtime: Runtime) -> None:
+    """Remove an installed runtime; the caller knows that nothing uses it. Blocking."""
+    folder = runtime.rootfs.parent
+    doomed = folder.with_name(f".install-{folder.name}-removed")
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def unpack(tar: Path, rootfs: Path) -> None:

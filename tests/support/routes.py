@@ -22,6 +22,8 @@ BODIES: dict[str, Any] = {
     "ReservationNew": {"warm": 1},
     "Secret": {"passphrase": "wrong"},
     "BackupTo": {"path": "/nowhere/at/all"},
+    "ExportTo": {"name": "cobol", "path": "/nowhere/at/all"},
+    "Collect": {},
 }
 
 

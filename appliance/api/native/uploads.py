@@ -7,7 +7,6 @@ Read next: ``lifecycle.register``.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 
@@ -16,14 +15,13 @@ import msgspec
 from appliance import wire
 from appliance.api import shapes
 from appliance.api.dispatch import Context
+from appliance.api.narrate import Tell, narrate
 from appliance.api.operation import Operation
 from appliance.errors import (
-    ApplianceError,
     ArchiveRejected,
     BodyTimeout,
     BuildFailed,
     DiskFull,
-    HostError,
     LoadFailed,
     ManifestInvalid,
     RuntimeMissing,
@@ -57,7 +55,11 @@ async def register(context: Context) -> Reply:
     if request.is_accepted(NDJSON):
 
         async def stream(write: Write) -> None:
-            await _narrate(context, media_type, chunks, write)
+            async def work(tell: Tell) -> dict[str, object]:
+                version = await _register(context, media_type, chunks, tell)
+                return {"version": _document(context, version)}
+
+            await narrate(context.request.id, write, work)
 
         return Reply(content_type=NDJSON, stream=stream)
     version = await _register(context, media_type, chunks, lambda _step, _detail, _fraction: None)
@@ -80,37 +82,6 @@ async def _register(
         chunks=chunks,
         progress=progress,
     )
-
-
-async def _narrate(
-    context: Context, media_type: str, chunks: AsyncIterator[bytes], write: Write
-) -> None:
-    """Register and write each step as it happens; the last line is the version or the problem."""
-    loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
-
-    def progress(step: str, detail: str, fraction: float) -> None:
-        line = _encode({"step": step, "detail": detail, "fraction": round(fraction, 4)}) + b"\n"
-        loop.call_soon_threadsafe(lines.put_nowait, line)
-
-    async def work() -> dict[str, object]:
-        try:
-            version = await _register(context, media_type, chunks, progress)
-            return {"version": _document(context, version)}
-        except ApplianceError as error:
-            return {"problem": wire.problem_document(error, context.request.id, is_owner=True)}
-        except Exception:  # noqa: BLE001 - the answer has begun: the problem must be its last line
-            _log.exception("incident %s", context.request.id)
-            failed = HostError(f"Something failed inside; incident {context.request.id}.")
-            return {"problem": wire.problem_document(failed, context.request.id)}
-        finally:
-            loop.call_soon(lines.put_nowait, None)
-
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(work())
-        while (line := await lines.get()) is not None:
-            await write(line)
-    await write(_encode(task.result()) + b"\n")
 
 
 def _document(context: Context, version: Version) -> shapes.VersionDoc:
