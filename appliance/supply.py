@@ -137,11 +137,13 @@ class Supply:
         """Remove every dependency set that no version uses; their keys and sizes in bytes.
 
         One that was asked for within the hour is left, unless ``is_now``: its version may not be
-        registered yet.
+        registered yet. A folder of sets that is a link leads to somebody else's and is left alone.
 
         Audit: dependencies.removed, if there were any.
         """
         async with self._change:
+            if (self._data_dir / "deps").is_symlink():
+                return {}
             known = await asyncio.to_thread(dependencies.described, self._data_dir)
             old = await asyncio.to_thread(dependencies.undescribed, self._data_dir)
             used = self.uses()[1]

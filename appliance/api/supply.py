@@ -218,10 +218,10 @@ async def _export(context: Context, body: ExportTo, tell: Tell) -> ExportDoc:
 
 
 async def remove(context: Context) -> Reply:
-    """Remove a runtime that no version uses."""
+    """Remove a runtime that no version uses; the address has its digest's hex, without sha256."""
     params = context.request.params
     await context.services.supply.remove(
-        name=params["name"], digest=params["digest"], actor=context.principal.id
+        name=params["name"], digest=f"sha256:{params['digest']}", actor=context.principal.id
     )
     return Reply(status=204)
 

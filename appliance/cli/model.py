@@ -282,6 +282,9 @@ def _lines(document: dict[str, Any]) -> str:
             lines += [
                 f"{'':<14} {f['path']}  {f['size_bytes']} bytes  {f['digest']}" for f in value
             ]
+        elif name == "lock" and value:
+            lines.append(f"{name:<14} {len(value)} packages")
+            lines += [f"{'':<14} {p['name']} {p['version']} {p['digest']}" for p in value]
         elif value not in (None, "", [], {}):
             text = (
                 json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value

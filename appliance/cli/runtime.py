@@ -343,7 +343,7 @@ def remove(context: Context, name: str, digest: str, force: bool) -> None:
             )
         full = fitting[0]["digest"]
         confirm(name, force=force, what=f"runtime '{name}' {full[:19]}")
-        client.send("DELETE", f"/admin/v1/runtimes/{segment(name)}/{segment(full)}")
+        client.send("DELETE", f"/admin/v1/runtimes/{segment(name)}/{full.removeprefix('sha256:')}")
     context.output.data({"name": name, "digest": full}, f"removed {name} {full[:19]}")
 
 
