@@ -193,8 +193,8 @@ def test_what_is_used_stays_and_what_is_not_goes(
     assert "acme/two:1" in refused["detail"]
     assert cli(own, "runtime", "gc", "--now")["removed"] == []
     with own.https(secret) as client:
-        for item in client.get("/api/v1/models").json()["items"]:
-            assert client.delete(f"/api/v1/models/acme/{item['model']}").status_code == 204
+        for name in ("two", "logged"):
+            assert client.delete(f"/api/v1/models/acme/{name}").status_code == 204
     assert cli(own, "runtime", "gc")["removed"] == [], "asked for within the hour"
     gone = cli(own, "runtime", "gc", "--now")
     assert len(gone["removed"]) == 2
