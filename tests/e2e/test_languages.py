@@ -20,6 +20,7 @@ from languages import installed
 from running import RunningAppliance
 
 pytestmark = pytest.mark.podman
+TORCH = "python3.11-torch1.13"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUNTIME = {
     "iris-node": "node18",
@@ -195,6 +196,20 @@ def test_an_rds_file_alone_is_a_model(running: RunningAppliance, owner: str) -> 
     body = (folder / "cars.json").read_bytes()
     by_code = answered(running, owner, "mpg-by-code", body, "application/json")
     assert close(answer["predictions"], by_code["mpg"])
+
+
+@pytest.mark.skipif(TORCH not in installed(), reason=f"the runtime {TORCH} is not installed")
+def test_a_pytorch_state_dict_answers_what_the_training_process_said(
+    running: RunningAppliance, owner: str
+) -> None:
+    folder = EXAMPLES / "digits-pytorch"
+    version = register(running, owner, "digits-pytorch", folder / "model")
+    assert version["runtime"] == TORCH
+    body = (folder / "rows.json").read_bytes()
+    answer = answered(running, owner, "digits-pytorch", body, "application/json")
+    expected = json.loads((folder / "expected.json").read_text())
+    assert answer["digits"] == expected["digits"]
+    np.testing.assert_allclose(answer["probabilities"], expected["probabilities"], atol=1e-6)
 
 
 @pytest.mark.skipif("cpp" not in installed(), reason="the runtime cpp is not installed")

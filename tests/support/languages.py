@@ -41,6 +41,7 @@ SPOKEN = {
     one.runtime: one
     for one in (
         Spoken("python3.11", "model.py", "model:Model", "ValueError: as asked"),
+        Spoken("python3.11-torch1.13", "model.py", "model:Model", "ValueError: as asked"),
         Spoken("node18", "model.js", "model.js:Model", "Error: as asked"),
         Spoken("ruby3.1", "model.rb", "model.rb:Model", "ArgumentError: as asked"),
         Spoken("cpp", "model.cpp", "model.cpp:Model", "std::invalid_argument: as asked", False),

@@ -12,6 +12,7 @@ from appliance.sandbox.runtimes.language import Language
 
 RUNTIMES: dict[str, Language] = {
     python.PYTHON_3_11.name: python.PYTHON_3_11,
+    python.PYTHON_3_11_TORCH.name: python.PYTHON_3_11_TORCH,
     node.NODE_18.name: node.NODE_18,
     ruby.RUBY_3_1.name: ruby.RUBY_3_1,
     r.R_4_2.name: r.R_4_2,

@@ -1,11 +1,13 @@
 """Python runtimes: Debian's own interpreter, no packages of its own.
 
-Owns: ``PYTHON_3_11``.
+Owns: ``PYTHON_3_11``, ``PYTHON_3_11_TORCH``.
 Never: does I/O.
 Read next: ``guest/python_runner.py`` (what runs inside).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from appliance.sandbox.runtimes.language import Language
 
@@ -40,4 +42,16 @@ PYTHON_3_11 = Language(
     entry_pattern=r"[A-Za-z_][\w.]{0,127}:[A-Za-z_][\w.]{0,127}"
     r"|@(?:sklearn|onnx):[\w][\w. +/-]{0,250}|@mlflow",
     entry_example="model:Model",
+)
+
+# The index has PyTorch for Linux with CUDA only, gigabytes of it. The distribution's own is built
+# for the processor; what else such a model needs goes into its folder.
+PYTHON_3_11_TORCH = replace(
+    PYTHON_3_11,
+    name="python3.11-torch1.13",
+    packages=(*PYTHON_3_11.packages, "python3-torch", "python3-numpy"),
+    proof="usr/lib/python3/dist-packages/torch/__init__.py",
+    packager="",
+    builder="",
+    build_command=(),
 )
