@@ -139,7 +139,7 @@ class PodmanSandbox:
             if wheels
             else (language.runner, *language.helpers)
         )
-        await asyncio.to_thread(self._prepare_box, names, language.name)
+        await asyncio.to_thread(self._prepare_box, tuple(filter(None, names)), language.name)
         await self.link.listen(self._box / "a.sock", uid=self._link_uid)
         making = self._executor.run(self._create_and_init, runtime_folder, language, wheels)
         self._making = asyncio.ensure_future(making)
