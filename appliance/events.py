@@ -392,17 +392,6 @@ class SandboxStopped(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeInstalled(Event):
-    """A runtime was built here or imported; ``signer`` is empty for one built here."""
-
-    KIND: ClassVar[str] = "runtime.installed"
-    name: str
-    digest: str
-    signer: str
-    sets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeExported(Event):
     """A runtime, and the dependency sets named, were written to a signed bundle."""
 
