@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import RunningAppliance
+from running import RunningAppliance, tar_of_files
 
 pytestmark = [
     pytest.mark.podman,
@@ -91,8 +91,12 @@ def test_what_mlflow_saved_answers_as_it_does_in_mlflow(
         if path.is_file()
     }
     with running.https(owner) as client:
-        client.timeout = 1500
-        made = running.push(owner, f"acme/{name}", files)
+        client.timeout = 1500  # dependencies are built while it waits
+        made = client.post(
+            f"/api/v1/models/acme/{name}/versions",
+            content=tar_of_files(files),
+            headers={"Content-Type": "application/x-tar"},
+        )
         assert made.status_code == 201, made.text
         assert made.json()["entry"] == entry
         found: Any = client.post(
