@@ -35,7 +35,7 @@ class Stage:
             url=f"{address}/t/{tenant}",
             ssl=True,
             ssl_options={"ca_certs": self.ca_file},
-            ssl_context_factory=lambda *_, **__: ssl.create_default_context(cafile=self.ca_file),
+            ssl_context_factory=ssl.create_default_context,
         )
 
     @property

@@ -79,6 +79,7 @@ def test_json_nested_flat_and_binary_say_the_same(one: tensors.Tensor) -> None:
     ]
     assert found == [(one,)] * 3
     assert json.loads(tensors.model_input((one,))) == nested(one)
+    assert json.loads(tensors.model_input((one,), is_object=True)) == {"x": nested(one)}
 
 
 @given(st.lists(tensor(), min_size=2, max_size=4), st.booleans())

@@ -163,7 +163,8 @@ async def _infer(context: Context, version: Version) -> Reply:
     limit = native.body_limit(context, version)
     body = await request.body(limit, codings=("gzip", "deflate"))
     length = request.header(tensors.JSON_LENGTH)
-    asked, native_body = await _off_loop(body, _read, body, length)
+    is_object = (version.manifest.input_schema or {}).get("type") == "object"
+    asked, native_body = await _off_loop(body, _read, body, length, is_object)
     native.require_fitting(native_body, limit)
     outcome = await native.call(context, version, content_type=JSON, body=native_body)
     content, json_length = await _off_loop(
@@ -181,9 +182,9 @@ async def _infer(context: Context, version: Version) -> Reply:
     )
 
 
-def _read(body: bytes, length: str) -> tuple[tensors.InferRequest, bytes]:
+def _read(body: bytes, length: str, is_object: bool) -> tuple[tensors.InferRequest, bytes]:
     asked = tensors.request_from_bytes(body, length)
-    return asked, tensors.model_input(asked.inputs)
+    return asked, tensors.model_input(asked.inputs, is_object=is_object)
 
 
 def _write(

@@ -5,8 +5,8 @@ a model's JSON input, and a model's JSON answer to tensors.
 Never: does I/O or knows a model.
 Read next: ``calls`` (who uses it); the protocol's ``inference_rest.md`` for the words.
 
-A model takes JSON, whatever its language. One input tensor becomes its nested list; several become
-an object of nested lists by name. The way back: a number, text or rectangular list becomes the
+A model takes JSON, whatever its language. One input tensor becomes its nested list; several, or one
+for a model whose input schema is an object, become an object of nested lists by name. The way back: a number, text or rectangular list becomes the
 tensor ``output-0``, an object of such becomes a tensor per member, a list of equal objects becomes
 a column per member. Anything else becomes ``output-0`` as BYTES that hold the JSON text.
 """
@@ -132,8 +132,12 @@ def request_from_bytes(body: bytes, json_length: str) -> InferRequest:
     )
 
 
-def model_input(inputs: tuple[Tensor, ...]) -> bytes:
+def model_input(inputs: tuple[Tensor, ...], *, is_object: bool = False) -> bytes:
     """The JSON document a model gets for these tensors.
+
+    Args:
+        inputs: at least one.
+        is_object: whether a single tensor goes by its name, too.
 
     Raises:
         InputInvalid: an element is not a number, which JSON cannot say.
@@ -141,7 +145,7 @@ def model_input(inputs: tuple[Tensor, ...]) -> bytes:
     for index, one in enumerate(inputs):
         if one.datatype in _FLOATS and not all(map(math.isfinite, one.values)):
             raise _wrong(f"inputs[{index}].data", "holds NaN or an infinity, which JSON cannot say")
-    if len(inputs) == 1:
+    if len(inputs) == 1 and not is_object:
         return msgspec.json.encode(_nested(inputs[0]))
     return msgspec.json.encode({one.name: _nested(one) for one in inputs})
 
