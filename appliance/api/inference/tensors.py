@@ -6,9 +6,10 @@ Never: does I/O or knows a model.
 Read next: ``calls`` (who uses it); the protocol's ``inference_rest.md`` for the words.
 
 A model takes JSON, whatever its language. One input tensor becomes its nested list; several, or one
-for a model whose input schema is an object, become an object of nested lists by name. The way back: a number, text or rectangular list becomes the
-tensor ``output-0``, an object of such becomes a tensor per member, a list of equal objects becomes
-a column per member. Anything else becomes ``output-0`` as BYTES that hold the JSON text.
+for a model whose input schema is an object, become an object of nested lists by name. The way back:
+a number, text or rectangular list becomes the tensor ``output-0``, an object of such becomes a
+tensor per member, a list of equal objects becomes a column per member. Anything else becomes
+``output-0`` as BYTES that hold the JSON text.
 """
 
 from __future__ import annotations
