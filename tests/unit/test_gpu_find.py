@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +233,20 @@ def test_no_driver_is_asked_about_gpus_it_does_not_know(tmp_path: Path) -> None:
     gpus.start()
     assert gpus.usage(frozenset({fake_gpus.id_of(0)})) == ([], [])
     assert fake_gpus.id_of(0) not in gpus.fills()
+
+
+def test_what_the_gpu_check_imports_is_carried_to_a_machine_that_can_fetch_nothing() -> None:
+    root = Path(__file__).resolve().parents[2]
+    script = (root / "packaging/gpu-check").read_text()
+    carried = set(re.search(r"^WHEELS=\((.*?)\)", script, re.MULTILINE | re.DOTALL)[1].split())  # type: ignore[index]
+    sources = [root / "packaging/gpu_check.py", *(root / "appliance").glob("*.py"),
+               *(root / "appliance/sandbox").rglob("*.py")]  # fmt: skip
+    look = "import sys; sys.path.insert(0, 'packaging'); import gpu_check; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    text = "\n".join(path.read_text() for path in sources)
+    asked = set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE))
+    ours = {"appliance", "gpu_check"} | set(sys.stdlib_module_names)
+    missing = (imported & asked) - ours - {name.replace("-", "_") for name in carried} - {"yaml"}
+    assert missing == set()
