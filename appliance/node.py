@@ -331,6 +331,8 @@ class Node:
             )
             await self._start_executor(store)
         except BaseException:
+            if self._guard is not None:
+                await self._guard.close()
             await store.close()
             root.close()
             raise
