@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.errors import PodmanUnavailable, RunnerCrashed
 from appliance.sandbox import hardening, kernel, limits, tiers
 from appliance.sandbox.container import PodmanSandbox
+from appliance.sandbox.mounts import Remounter
 from appliance.sandbox.service import PodmanService
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ SOCKET = "gv/api.sock"
 NAME = "gv"  # short: Podman takes no long run folder
 SENTRY_ID = 65534
 """What the Sentry runs as, counted in Podman's user namespace: nobody."""
+GUEST_MEMORY = "runsc-memory"
 KERNEL_BYTES = 32 * 1024 * 1024
 """What the Sentry takes for itself; not charged to the model."""
 TASKS_EACH = 2
@@ -67,6 +69,7 @@ class Gvisor:
         self.service.also_uids = (sentry_uid,)
         self._starting = asyncio.Lock()
         self._is_started = False
+        self._reader: Remounter | None = None
 
     def sweep(self) -> None:
         """End what a dead predecessor left. Blocking."""
@@ -85,11 +88,19 @@ class Gvisor:
                 except BaseException:
                     await self.service.stop()
                     raise
+                self._reader = Remounter(self.service.keeper_pid)
                 self._is_started = True
+
+    def guest_bytes(self, pid: int) -> int:
+        """All that the guest of a Sentry holds: its one file in memory. Blocking."""
+        return self._reader.memory_file_bytes(pid, GUEST_MEMORY) if self._reader else 0
 
     async def stop(self) -> None:
         """Stop it; idempotent."""
         async with self._starting:
+            if self._reader is not None:
+                await asyncio.to_thread(self._reader.stop)
+                self._reader = None
             if self._is_started:
                 await self.service.stop()
                 self._is_started = False
@@ -158,6 +169,9 @@ class GvisorSandbox(PodmanSandbox):
         if wrong:
             raise PodmanUnavailable(f"A Sentry was not confined as it must be: {'; '.join(wrong)}.")
 
+    def _guest_bytes(self) -> int:
+        return self._gvisor.guest_bytes(self.pid)
+
     def _watch(self) -> None:
         spec = self.spec
         allowance = spec.model_bytes + spec.model_bytes // 8 + limits.SLACK_BYTES
@@ -171,7 +185,7 @@ class GvisorSandbox(PodmanSandbox):
                 allowance_bytes=0,
                 mounts=(),
                 kills=True,
-                has_own_kernel=True,
+                guest_bytes=self._guest_bytes,
             ),
         )
 

@@ -283,22 +283,6 @@ def tmpfs_bytes(pid: int, mounts: Iterable[str]) -> dict[str, int]:
     return used
 
 
-def guest_bytes(pids: Iterable[int], *, exact: bool = False) -> int:
-    """What processes hold of anonymous and shared memory, files of a disk left out.
-
-    A page that n processes share counts n times, or once if ``exact``, which is slower.
-    """
-    name, wanted = ("smaps_rollup", b"Pss_") if exact else ("status", b"Rss")
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            for line in Path(f"/proc/{pid}/{name}").read_bytes().splitlines():
-                key, _, rest = line.partition(b":")
-                if key.removeprefix(wanted).removeprefix(b"_") in (b"Anon", b"Shmem"):
-                    total += int(rest.split()[0]) * 1024
-    return total
-
-
 def shared_anonymous_bytes(pids: Iterable[int]) -> int:
     """Sizes of shared anonymous mappings, used or not; one shared by n processes counts n times."""
     total = 0

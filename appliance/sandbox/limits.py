@@ -193,7 +193,7 @@ class Watched:
     """One container under watch. ``allowance`` bytes of ``/model`` are not charged to it.
 
     ``counts_shared``: it may make shared anonymous mappings, so these are counted too.
-    ``has_own_kernel``: all it holds, mounts included, is memory of the processes of that kernel.
+    ``guest_bytes``: tells all that a guest with a kernel of its own holds, its mounts included.
     """
 
     pid: int
@@ -204,7 +204,7 @@ class Watched:
     mounts: tuple[str, ...]
     kills: bool
     counts_shared: bool = False
-    has_own_kernel: bool = False
+    guest_bytes: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +277,7 @@ class Watchdog:
         nearest = 0.0
         for ident, one in watched.items():
             pids = tuple(pid for uid in one.uids for pid in by_uid[uid])
-            if one.has_own_kernel:
+            if one.guest_bytes is not None:
                 pids = (one.pid, *kernel.descendants(one.pid))
             sample = measure(one, pids)
             over = one.kills and sample.memory_bytes > one.limit_bytes
@@ -295,10 +295,9 @@ class Watchdog:
 
 def measure(one: Watched, pids: tuple[int, ...]) -> Sample:
     """What a container's processes and its tmpfs mounts hold now."""
-    if one.has_own_kernel:
-        held = kernel.guest_bytes(pids)
-        exact = kernel.guest_bytes(pids, exact=True) if held > one.limit_bytes else 0
-        return Sample(memory_bytes=exact or held, pids=pids)
+    if one.guest_bytes is not None:
+        own = kernel.anonymous_bytes(pids)
+        return Sample(memory_bytes=one.guest_bytes() + own, pids=pids)
     mounts = kernel.tmpfs_bytes(one.pid, one.mounts)
     files = sum(mounts.values()) - min(mounts.get("/model", 0), one.allowance_bytes)
     if one.counts_shared:

@@ -58,6 +58,12 @@ class Remounter:
         if answer:
             raise PodmanUnavailable(f"A sandbox's quotas cannot be set: {answer}")
 
+    def memory_file_bytes(self, pid: int, name: str) -> int:
+        """What a process's file in memory of this name holds; 0 once it is gone. Blocking."""
+        with self._lock:
+            answer = self._ask(json.dumps({"pid": pid, "mounts": {}, "memory_file": name}))
+        return int(answer[1:]) if answer.startswith("=") else 0
+
     def stop(self) -> None:
         """End the helper; idempotent."""
         with self._lock:

@@ -48,6 +48,19 @@ def set_quota(path: str, size_bytes: int, inodes: int) -> None:
         os.close(handle)
 
 
+def memory_file_bytes(pid: int, name: str) -> int:
+    """What a process's file in memory (memfd_create) of this name holds; 0 if it has none."""
+    folder = f"/proc/{pid}/fd"
+    for number in os.listdir(folder):
+        path = f"{folder}/{number}"
+        try:
+            if os.readlink(path).startswith(f"/memfd:{name} "):
+                return os.stat(path).st_blocks * 512
+        except OSError:
+            continue
+    return 0
+
+
 class Living:
     """Handles of the containers' first processes."""
 
@@ -85,6 +98,8 @@ def main() -> None:
             living.add(asked["pid"])
             for mount, (size_bytes, inodes) in asked["mounts"].items():
                 set_quota(f"/proc/{asked['pid']}/root{mount}", size_bytes, inodes)
+            if "memory_file" in asked:
+                wrong = f"={memory_file_bytes(asked['pid'], asked['memory_file'])}"
         except (OSError, ValueError, KeyError, TypeError) as error:
             wrong = str(error).replace("\n", " ")
         sys.stdout.write(wrong + "\n")
