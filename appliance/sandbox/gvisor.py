@@ -7,7 +7,8 @@ Read next: ``container`` (the life of a sandbox), ``tiers``.
 The model's system calls end in the Sentry, a kernel in user space that is itself confined: seccomp,
 an empty root, no capability. Its host uid is of no use to anything else: it is the last one of the
 service user's range, and the files are opened by another process, the Gofer, that runs as this
-container's own two ids. What the tier costs is written in ``docs/isolation.md``.
+container's own two ids. What the tier costs is in
+``SECURITY-PROMISES.md``.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _SNAP_CHANGES = 256  # registry changes after which registry.snap is written again
 _SNAP_ENTRIES = 10_000  # entries after which it is, so that a start replays few
 _SNAP_PERIOD_S = 5.0
@@ -114,6 +116,8 @@ class Store:
         data_dir, root = self._data_dir, self._root
         for part in ("ledger", "blobs", "staging", "db"):
             (data_dir / part).mkdir(mode=0o700, exist_ok=True)
+            if (data_dir / part).is_symlink():
+                raise StoreCorrupt(f"{data_dir / part} is a link; it must be a folder of its own.")
         self._signer = Signer(root.derive("ledger-signing"))
         self.keyring = Keyring(data_dir, root)
         self.ledger = Ledger(
@@ -346,7 +350,12 @@ def _lock(data_dir: Path) -> int:
     """The descriptor holding the folder's lock. Raises Uninitialised, DataDirBusy."""
     if not seal.is_initialised(data_dir):
         raise Uninitialised(f"{data_dir} is not initialised.", hint="appliance init")
-    fd = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(data_dir / "LOCK", _LOCK_FLAGS, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StoreCorrupt(f"{data_dir / 'LOCK'} is a link; it must be a file.") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 from pathlib import Path
 
 import pytest
-from running import ECHO_MODEL, RunningAppliance
+from running import ECHO_MODEL, RunningAppliance, tree
 
 pytestmark = pytest.mark.podman
 
@@ -56,16 +55,6 @@ def raw_nul_member() -> bytes:
     header.type, header.size = tarfile.XHDTYPE, len(body)
     padded = body + b"\0" * (-len(body) % 512)
     return header.tobuf(tarfile.USTAR_FORMAT) + padded + member("x").tobuf() + b"x" + b"\0" * 511
-
-
-def tree(folder: Path) -> str:
-    """A digest of every file outside the ledger and the database, which record the refusal."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        kept = not {"ledger", "db", "runtimes", "deps"} & set(path.relative_to(folder).parts)
-        if kept and path.is_file() and path.name not in ("anchor", "registry.snap"):
-            digest.update(str(path).encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 CASES = {

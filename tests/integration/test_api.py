@@ -110,6 +110,86 @@ async def test_a_narrowed_key_cannot_issue_a_wider_one(it: Inside) -> None:
         assert (await client.post(path, json=same)).status_code == 201
 
 
+async def test_what_a_narrowed_key_issues_ends_with_it_and_is_no_wider(it: Inside) -> None:
+    scopes = ["key:create", "model:invoke"]
+    secret = await it.key("acme", "owner", scopes=scopes, expires_in_days=2)
+    async with it.client(secret) as client:
+        body = {"name": "w", "role": "caller", "scopes": ["model:invoke:a"], "expires_in_days": 300}
+        made = (await client.post("/api/v1/tenants/acme/keys", json=body)).json()
+    own = it.store.registry.snapshot.key(secret[4:13])
+    assert it.store.registry.snapshot.key(made["id"]).expires_ns == own.expires_ns
+    # An admin has no right to move aliases: its narrowed key hands none out by another role.
+    boss = await it.key("", "admin", scopes=["key:create", "alias:set"])
+    async with it.client(boss) as client:
+        body = {"name": "w", "role": "operator", "scopes": ["alias:set"]}
+        assert (await client.post("/api/v1/keys", json=body)).status_code == 403
+
+
+async def test_an_admins_key_gives_a_tenant_its_first_key_and_no_other(it: Inside) -> None:
+    await it.tenant("fresh")
+    boss = await it.key("", "admin")
+    async with it.client(boss) as client:
+        body = {"name": "first", "role": "owner"}
+        first = await client.post("/api/v1/tenants/fresh/keys", json=body)
+        assert first.status_code == 201
+        assert (await client.post("/api/v1/tenants/fresh/keys", json=body)).status_code == 403
+        key_id = first.json()["id"]
+        assert (await client.delete(f"/api/v1/tenants/fresh/keys/{key_id}")).status_code == 200
+        assert (await client.post("/api/v1/tenants/fresh/keys", json=body)).status_code == 403
+    await it.key("fresh")  # the machine's owner, over the socket, may
+
+
+async def test_revoking_a_key_revokes_what_it_issued_unless_told_not_to(it: Inside) -> None:
+    path = "/api/v1/tenants/acme/keys"
+
+    async def chain() -> list[str]:
+        secrets = [await it.key("acme")]
+        for _ in range(2):
+            async with it.client(secrets[-1]) as client:
+                made = await client.post(path, json={"name": "next", "role": "owner"})
+                secrets.append(made.json()["secret"])
+        return secrets
+
+    first = await chain()
+    async with it.client(admin=True) as admin:
+        kept = await admin.delete(f"{path}/{first[0][4:13]}?issued=keep")
+        assert kept.json()["also_revoked"] == []
+    second = await chain()
+    async with it.client(admin=True) as admin:
+        gone = await admin.delete(f"{path}/{second[0][4:13]}")
+        assert sorted(gone.json()["also_revoked"]) == sorted(s[4:13] for s in second[1:])
+    for secret, status in ((first[1], 200), (first[2], 200), (second[1], 401), (second[2], 401)):
+        async with it.client(secret) as client:
+            assert (await client.get("/api/v1/whoami")).status_code == status
+
+
+async def test_no_answer_shows_a_keys_hmac(it: Inside) -> None:
+    secret = await it.key("acme")
+    mac = it.store.registry.snapshot.key(secret[4:13]).mac
+    await it.key("", "auditor")
+    async with it.client(secret) as client, it.client(admin=True) as admin:
+        for answer in (await client.get("/api/v1/audit"), await admin.get("/api/v1/audit")):
+            assert "key.created" in answer.text
+            assert '"mac"' not in answer.text
+        for entry in (await admin.get("/api/v1/audit")).json()["entries"]:
+            if entry["kind"] == "key.created":
+                proof = await admin.get(f"/api/v1/audit/{entry['seq']}/proof")
+                assert mac not in proof.text
+                assert '"mac"' not in proof.text
+
+
+async def test_a_tenant_asks_for_more_isolation_where_it_can_be_had_only(it: Inside) -> None:
+    path = "/api/v1/tenants/acme/isolation"
+    async with it.client(admin=True) as admin:
+        refused = await admin.put(path, json={"isolation": "gvisor"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "isolation-unavailable")
+        assert (await admin.put(path, json={"isolation": "weaker"})).status_code == 422
+        kept = await admin.put(path, json={"isolation": "standard"})
+        assert kept.json()["isolation"] == "standard"
+    async with it.client(await it.key("acme")) as owner:
+        assert (await owner.put(path, json={"isolation": "standard"})).status_code == 403
+
+
 async def test_a_call_answers_with_the_models_bytes_and_where_they_are_recorded(
     it: Inside,
 ) -> None:

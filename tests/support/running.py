@@ -7,6 +7,7 @@ runtimes it uses are linked from the folder ``APPLIANCE_TEST_DATA`` names, so th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import socket
@@ -39,6 +40,16 @@ def tar_of_files(files: dict[str, bytes]) -> bytes:
             info.size = len(content)
             tar.addfile(info, BytesIO(content))
     return out.getvalue()
+
+
+def tree(folder: Path) -> str:
+    """A digest of every file outside the ledger and the database, which record the refusal."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        kept = not {"ledger", "db", "runtimes", "deps"} & set(path.relative_to(folder).parts)
+        if kept and path.is_file() and not path.name.startswith(("anchor", "registry.snap")):
+            digest.update(str(path).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 ECHO_MODEL = {
