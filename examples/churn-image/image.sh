@@ -11,12 +11,12 @@ work=$(mktemp -d)
 run=$(mktemp -d "${XDG_RUNTIME_DIR:-/tmp}/img-XXXXXX") # at most 50 characters for Podman
 store="--root $work/root --runroot $run --storage-driver vfs --events-backend none"
 trap 'podman $store unshare rm -rf "$work" "$run"' EXIT
-tar -C "$1" --exclude=./dev --exclude=./proc --exclude=./sys -cf "$work/base.tar" .
+tar -C "$1" --exclude=./dev --exclude=./proc --exclude=./sys --exclude=./srv -cf "$work/base.tar" .
 mkdir -p "$work/top/srv"
 cp "$here/server.py" "$work/top/srv/server.py"
 printf '#!/bin/sh\nexec /usr/bin/python3.11 -u /srv/server.py "$@"\n' > "$work/top/srv/start"
 chmod 755 "$work/top/srv/start"
-tar -C "$work/top" -rf "$work/base.tar" srv/server.py srv/start
+tar -C "$work/top" -rf "$work/base.tar" srv
 podman $store import --quiet --change 'ENTRYPOINT ["/srv/start"]' --change 'WORKDIR /srv' \
     --change 'EXPOSE 8080' "$work/base.tar" localhost/churn-server:1 > /dev/null
 podman $store save --quiet --format oci-archive -o "$2" localhost/churn-server:1
