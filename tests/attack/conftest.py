@@ -35,6 +35,14 @@ def each_tier(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=["standard", "gvisor", "image"])
+def each_tier_and_image(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Sandboxes on the host's kernel, with a kernel of their own, and of an imported image."""
+    Ways.image = request.getfixturevalue("served_image") if request.param == "image" else ""
+    with _way(request.param):
+        yield
+
+
 @contextmanager
 def _way(name: str) -> Iterator[None]:
     if name == "gvisor" and not tiers.runsc_path():

@@ -13,7 +13,7 @@ from appliance.sandbox.podman import PodmanExecutor
 pytestmark = [
     pytest.mark.podman,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.usefixtures("each_tier"),
+    pytest.mark.usefixtures("each_tier_and_image"),
 ]
 
 CONNECT = """

@@ -10,7 +10,7 @@ from appliance.sandbox.podman import PodmanExecutor
 pytestmark = [
     pytest.mark.podman,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.usefixtures("each_tier"),
+    pytest.mark.usefixtures("each_tier_and_image"),
 ]
 
 # x86_64 and aarch64 numbers; arguments that would work for a privileged process.

@@ -16,6 +16,7 @@ from appliance.sandbox.podman import PodmanExecutor
 pytestmark = [pytest.mark.podman, pytest.mark.asyncio(loop_scope="session")]
 
 
+@pytest.mark.usefixtures("each_way")
 async def test_the_process_has_nothing(podman_executor: PodmanExecutor) -> None:
     async with box(podman_executor) as one:
         status = await one.run("answer = open('/proc/self/status').read()")

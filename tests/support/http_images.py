@@ -30,7 +30,7 @@ def _paths(rootfs: Path) -> Iterator[Path]:
     for name in ("bin", "lib", "lib64", "usr/lib64"):
         if (rootfs / name).is_symlink() or (rootfs / name).is_dir():
             yield rootfs / name
-    for name in ("python3.11", "dash", "sh", "cat", "ls", "mkdir", "touch"):
+    for name in ("python3.11", "dash", "sh", "cat", "echo", "ls", "mkdir", "touch"):
         yield rootfs / "usr/bin" / name
     for folder in sorted(rootfs.glob("usr/lib/*-linux-gnu")):
         yield from sorted(folder.glob("*.so*"))
