@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -123,6 +124,54 @@ def test_a_model_that_does_not_import_is_refused_with_the_missing_package_first(
     assert "pandas_of_nowhere" in problem["detail"]
     with running.https(owner) as client:
         assert client.get("/api/v1/models/acme/broken").status_code == 404
+
+
+def test_a_model_that_never_becomes_ready_is_refused_with_its_deadline_and_last_words(
+    running: RunningAppliance, owner: str
+) -> None:
+    manifest = b'runtime = "python3.11"\nentry = "model:Model"\n[limits]\nload_timeout_ms = 1500\n'
+    text = (
+        b"import sys, time\nprint('still warming up', file=sys.stderr, flush=True)\n"
+        b"time.sleep(60)\n"
+    )
+    made = running.push(owner, "acme/slow", {"appliance.toml": manifest, "model.py": text})
+    problem = made.json()
+    assert (made.status_code, problem["code"]) == (422, "load-failed")
+    assert problem["cause"] == "load-timeout"
+    assert "1500 ms" in problem["detail"]
+    assert any("still warming up" in line for line in problem["stderr"])
+
+
+def test_a_manifest_that_asks_for_too_much_time_is_refused_with_key_line_and_setting(
+    running: RunningAppliance, owner: str
+) -> None:
+    manifest = b'runtime = "python3.11"\nentry = "model:Model"\nidle_timeout_s = 86400\n'
+    made = running.push(owner, "acme/slow", {**ECHO_MODEL, "appliance.toml": manifest})
+    problem = made.json()
+    assert (made.status_code, problem["code"]) == (422, "manifest-invalid")
+    assert "appliance.toml:3: idle_timeout_s" in problem["detail"]
+    assert "sandbox.idle_timeout_s_max" in problem["hint"]
+
+
+def test_a_version_is_reserved_by_command_and_its_calls_are_warm(
+    running: RunningAppliance, owner: str
+) -> None:
+    assert running.push(owner, "acme/kept", ECHO_MODEL).status_code == 201
+    command = ("model", "reserve", "acme/kept", "--version", "1", "--json")
+    made = running.cli(*command, "--warm", "1")
+    assert made.returncode == 0, made.stderr
+    end = time.monotonic() + 30
+    while json.loads(running.cli(*command).stdout)["state"] != "kept":
+        assert time.monotonic() < end
+    reply = call(running, owner, "/api/v1/models/acme/kept/invoke", json={"n": 1})
+    with running.https(owner) as client:
+        entry = client.get(f"/api/v1/audit/{reply.headers['Audit-Seq']}").json()
+    assert entry["event"]["cold"] is False
+    refused = running.cli(*command, "--warm", "4000")
+    assert refused.returncode != 0
+    assert b"reservation-refused" in refused.stdout + refused.stderr
+    assert running.cli(*command, "--warm", "0").returncode == 0
+    assert running.cli(*command).returncode != 0
 
 
 def test_an_unknown_manifest_key_is_refused_with_key_and_line(
