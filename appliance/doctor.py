@@ -47,6 +47,7 @@ def checks(settings: config.Settings) -> tuple[Check, ...]:
         _user,
         _programs,
         _oci_runtime,
+        _gvisor,
         _subordinate_ids,
         _user_namespaces,
         _run_dir,
@@ -130,6 +131,12 @@ def _oci_runtime(settings: config.Settings) -> Iterator[Check]:
             )
         else:
             yield _ok("OCI runtime", f"{path} {shown}")
+
+
+def _gvisor(_settings: config.Settings) -> Iterator[Check]:
+    path = _which("runsc")
+    shown = f"{path}: tenants and versions may ask for isolation 'gvisor'"
+    yield _ok("gVisor", shown if path else "not installed; needed for isolation 'gvisor' only")
 
 
 def _output(*command: str) -> str:

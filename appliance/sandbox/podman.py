@@ -348,6 +348,7 @@ class PodmanExecutor:
             "service_pid": service.pid if service else 0,
             "service_restarts": service.restarts if service else 0,
             "isolation": "rootless, own user ids, no network, read-only root, no capabilities",
+            "tiers": ["standard", *(["gvisor"] if self.gvisor is not None else [])],
             "sandboxes": len(self._sandboxes),
         }
 
