@@ -9,8 +9,14 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 run=$(mktemp -d "${XDG_RUNTIME_DIR:-/tmp}/img-XXXXXX") # at most 50 characters for Podman
-store="--root $work/root --runroot $run --storage-driver vfs --events-backend none"
-trap 'podman $store unshare rm -rf "$work" "$run"' EXIT
+store="--root $work/root --runroot $run/r --storage-driver vfs --events-backend none"
+export XDG_RUNTIME_DIR="$run" # a Podman of our own, ended at the end
+end() {
+    podman $store unshare rm -rf "$work" || true
+    kill "$(cat "$run/libpod/tmp/pause.pid")" 2> /dev/null || true
+    rm -rf "$work" "$run"
+}
+trap end EXIT
 tar -C "$1" --exclude=./dev --exclude=./proc --exclude=./sys --exclude=./srv -cf "$work/base.tar" .
 mkdir -p "$work/top/srv"
 cp "$here/server.py" "$work/top/srv/server.py"
