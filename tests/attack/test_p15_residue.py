@@ -66,9 +66,9 @@ async def one_slot(
     test_data: Path, sandbox_settings: config.Sandbox, podman_executor: PodmanExecutor
 ) -> AsyncIterator[PodmanExecutor]:
     """An engine with three pairs of ids: after the probe, one is used again and again."""
-    run_dir = Path(tempfile.mkdtemp(prefix="one-", dir=podman_executor.run_dir.parent))
+    run_dir = Path(tempfile.mkdtemp(prefix="o", dir=podman_executor.run_dir.parent))
     own = kernel.own_sub_ids()
-    ids = kernel.SubIds(uid_base=own.uid_base, gid_base=own.gid_base, count=6, skip=own.count - 6)
+    ids = kernel.SubIds(uid_base=own.uid_base, gid_base=own.gid_base, count=6, skip=own.count - 16)
     executor = PodmanExecutor(sandbox_settings, run_dir=run_dir, data_dir=test_data, ids=ids)
     await executor.start()
     yield executor
