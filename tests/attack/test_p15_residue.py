@@ -54,9 +54,9 @@ for name, arguments in (("shmget", (0x5EED, 4096, 0)), ("msgget", (0x5EED, 0)),
     if getattr(libc, name)(*arguments) >= 0:
         answer.append(name)
 for name in ("shm", "msg", "sem"):
-    rows = open(f"/proc/sysvipc/{name}").read().splitlines()[1:]
-    answer += rows
-if inputs["canary"] in open("/proc/keys").read():
+    if os.path.exists(f"/proc/sysvipc/{name}"):
+        answer += open(f"/proc/sysvipc/{name}").read().splitlines()[1:]
+if os.path.exists("/proc/keys") and inputs["canary"] in open("/proc/keys").read():
     answer.append("keys")
 """
 
