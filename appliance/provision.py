@@ -149,7 +149,7 @@ def _value(store: Store, model_id: str, name: str) -> bytes:
         if secret is None:
             break
         try:
-            return registry.secret_value(secret)
+            return registry.secrets.value(secret)
         except NotFound:
             continue
     raise SecretMissing(f"The secret '{name}' was removed while the model started.")

@@ -39,6 +39,7 @@ from appliance.store.registry import Registry, Snapshot
 from appliance.store.seal import RootKey, Slot
 from appliance.store.usage import UsageRow
 from appliance.store.verify import State, VerifyReport
+from appliance.store.writer import Writer
 
 __all__ = [
     "BackupReport",
@@ -178,7 +179,7 @@ class Store:
                 f"keys/{min(missing)}.json is missing.", hint="restore it from a backup"
             )
         secrets.sweep(self.keyring, snapshot)
-        self.registry = Registry(self.ledger, self.keyring, snapshot)
+        self.registry = Registry(Writer(self.ledger, snapshot), self.keyring)
         self._snapped = (start.size if start else 0, self.registry.changes)
 
     def _start(self) -> None:

@@ -23,7 +23,7 @@ async def with_secret(store: Store, content: bytes = CANARY):
     tenant = store.registry.snapshot.tenant("acme")
     if tenant is None:
         tenant = await store.registry.create_tenant(name="acme", actor=ACTOR)
-    return await store.registry.set_secret(
+    return await store.registry.secrets.put(
         tenant_id=tenant.id, model_name="m", name="db-password", value=content, actor=ACTOR
     )
 
@@ -35,14 +35,14 @@ def readable(folder) -> list[str]:
 async def test_a_secret_makes_its_model_survives_a_restart_and_is_on_no_disk(folder):
     async with folder.open() as store:
         secret = await with_secret(store)
-        assert store.registry.secret_value(secret) == CANARY
+        assert store.registry.secrets.value(secret) == CANARY
         assert [s.name for s in store.registry.snapshot.secrets(secret.model_id)] == ["db-password"]
         assert readable(folder) == []
     for name in ("registry.snap", "db"):
         async with folder.open() as store:
             found = store.registry.snapshot.secret(secret.model_id, "db-password")
             assert found == secret
-            assert store.registry.secret_value(found) == CANARY
+            assert store.registry.secrets.value(found) == CANARY
         assert readable(folder) == [], name
         (folder.path / "registry.snap").unlink()
 
@@ -52,8 +52,8 @@ async def test_a_replaced_secret_cannot_be_read_again_not_even_from_the_ledger(f
         first = await with_secret(store)
         second = await with_secret(store, b"other")
         with pytest.raises(NotFound):
-            store.registry.secret_value(first)
-        assert store.registry.secret_value(second) == b"other"
+            store.registry.secrets.value(first)
+        assert store.registry.secrets.value(second) == b"other"
         events = [e.event for e in store.ledger.read(0, 20) if e.kind == "secret.set"]
         assert [e["secret"]["box"] for e in events] == [first.box, second.box]
 
@@ -64,18 +64,18 @@ async def test_a_removed_secret_is_gone_with_its_key(folder, how):
         secret = await with_secret(store)
         registry = store.registry
         if how == "secret":
-            await registry.remove_secret(model_id=secret.model_id, name=secret.name, actor=ACTOR)
+            await registry.secrets.remove(model_id=secret.model_id, name=secret.name, actor=ACTOR)
         elif how == "model":
             await registry.remove_model(model_id=secret.model_id, actor=ACTOR)
         else:
             await registry.remove_tenant(tenant_id=secret.tenant_id, actor=ACTOR)
         with pytest.raises(NotFound):
-            registry.secret_value(secret)
+            registry.secrets.value(secret)
         assert registry.snapshot.secrets(secret.model_id) == ()
     async with folder.open() as store:
         assert store.registry.snapshot.secrets(secret.model_id) == ()
         with pytest.raises(NotFound):
-            store.registry.secret_value(secret)
+            store.registry.secrets.value(secret)
 
 
 async def test_a_key_that_a_crash_left_is_destroyed_at_the_next_start(folder):
@@ -101,7 +101,7 @@ async def test_a_model_has_a_bounded_number_of_secrets_of_legal_names(folder):
         secret = await with_secret(store)
 
         async def set_one(name: str) -> None:
-            await store.registry.set_secret(
+            await store.registry.secrets.put(
                 tenant_id=secret.tenant_id, model_name="m", name=name, value=b"x", actor=ACTOR
             )
 

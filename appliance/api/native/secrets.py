@@ -46,7 +46,7 @@ async def set_secret(context: Context) -> Reply:
     """
     name = require_name(context.request.params["secret"], "secret")
     value = _bytes_of(await context.request.json(shapes.SecretValue))
-    secret = await context.services.store.registry.set_secret(
+    secret = await context.services.store.registry.secrets.put(
         tenant_id=context.tenant.id,
         model_name=require_name(context.request.params["model"], "model"),
         name=name,
@@ -70,7 +70,7 @@ async def remove_secret(context: Context) -> Reply:
     name = context.request.params["secret"]
     if context.snapshot.secret(model.id, name) is None:
         raise wire.not_found()
-    await context.services.store.registry.remove_secret(
+    await context.services.store.registry.secrets.remove(
         model_id=model.id, name=name, actor=context.principal.id
     )
     await _replace_sandboxes(context, model, name)
