@@ -1,8 +1,9 @@
 """One container: made, verified, limited, used, killed and removed.
 
-Owns: the life of a sandbox under Podman, and which problem each kind of end becomes.
+Owns: the life of a sandbox under Podman.
 Never: imports ``podman`` (its executor calls for it); decides when a sandbox is made or reused.
-Read next: ``hardening`` (what a container is), ``link`` (how one talks to it), ``PROTOCOL.md``.
+Read next: ``hardening`` (what a container is), ``link`` (how one talks to it), ``endings`` (which
+problem each kind of end becomes), ``PROTOCOL.md``.
 
     create -> init -> verify, limit, pin, remount -> start -> HELLO -> verify -> LOAD -> REQ ...
 
@@ -25,18 +26,12 @@ from appliance import clock
 from appliance.errors import (
     ApplianceError,
     BuildFailed,
-    GpuOutOfMemory,
-    InvokeTimeout,
-    LoadFailed,
-    LoadTimeout,
-    ModelRaised,
     PodmanUnavailable,
-    ReplyTooLarge,
     RunnerCrashed,
     RunnerProtocol,
 )
-from appliance.sandbox import egress, hardening, kernel, lacking, limits, scripts
-from appliance.sandbox.confined import out_of_memory, require_confined, require_nodes
+from appliance.sandbox import egress, endings, hardening, kernel, limits, scripts
+from appliance.sandbox.confined import require_confined, require_nodes
 from appliance.sandbox.freezer import Brake
 from appliance.sandbox.gpu_watch import GpuWatched
 from appliance.sandbox.hardening import Slot
@@ -97,7 +92,7 @@ class PodmanSandbox:
         self._made = False
         self._container_id = ""
         self._making: asyncio.Future[None] | None = None
-        self._brake = Brake((slot.root_uid, slot.user_uid), executor.run)
+        self._brake = Brake(self._uids, executor.run)
 
     @property
     def alive(self) -> bool:
@@ -208,7 +203,7 @@ class PodmanSandbox:
             return
         if self._state == "ready":
             self._state = "frozen"
-        if not await self._brake.freeze(self.pid, by_cgroup=self.level == "enforced"):
+        if not await self._brake.freeze(self.pid, by_cgroup=self._has_cgroup):
             _LOG.warning("sandbox %s could not be stopped; it is ended", self.id)
             await self.destroy()
 
@@ -273,13 +268,7 @@ class PodmanSandbox:
                 _, self.modules = await self.link.load(header, tar)
         except TimeoutError as error:
             await self._killed()
-            raise LoadTimeout(
-                f"The model was not ready after {limit_ms} ms{self.link.waiting}.",
-                hint="what it printed last is in 'stderr'; if it only needs longer, raise [limits] "
-                "load_timeout_ms in appliance.toml",
-                stderr=self.stderr_tail(),
-                limit_ms=limit_ms,
-            ) from error
+            raise endings.late_load(limit_ms, self.link.waiting, self.stderr_tail()) from error
         except GuestFault as fault:
             await self._raise_load_fault(fault)
         except LinkLost as lost:
@@ -301,18 +290,10 @@ class PodmanSandbox:
                 reply = await self.link.request(request)
         except TimeoutError as error:
             await self._killed()
-            raise InvokeTimeout(
-                f"The model did not answer within {request.timeout_ms} ms.",
-                stderr=self.stderr_tail(),
-                limit_ms=request.timeout_ms,
-            ) from error
+            raise endings.late_call(request.timeout_ms, self.stderr_tail()) from error
         except ReplyOverCap as error:
             await self._killed()
-            raise ReplyTooLarge(
-                f"The model's answer is larger than {request.reply_bytes_max} bytes.",
-                stderr=self.stderr_tail(),
-                limit_bytes=request.reply_bytes_max,
-            ) from error
+            raise endings.too_large(request.reply_bytes_max, self.stderr_tail()) from error
         except GuestFault as fault:
             await self._raise_call_fault(fault)
         except LinkLost as lost:
@@ -378,6 +359,16 @@ class PodmanSandbox:
     @property
     def _link_uid(self) -> int:
         return self.slot.user_uid
+
+    @property
+    def _uids(self) -> tuple[int, ...]:
+        """The host ids its processes run as."""
+        return (self.slot.root_uid, self.slot.user_uid)
+
+    @property
+    def _has_cgroup(self) -> bool:
+        """Whether a cgroup v2 holds this container and nothing else."""
+        return self.level == "enforced"
 
     def _adapt(self, body: dict[str, Any]) -> None:
         """Change the description of the container before it is made."""
@@ -501,29 +492,19 @@ class PodmanSandbox:
 
     async def _raise_load_fault(self, fault: GuestFault) -> NoReturn:
         await self.link.settle_logs()
-        tail = (*self.stderr_tail(), *fault.trace)
+        tail = self.stderr_tail()
         await asyncio.shield(self.destroy())
-        if fault.kind == "memory":
-            raise out_of_memory(self.spec, tail)
-        lack = lacking.in_fault(
-            self.spec.runtime, kind=fault.kind, missing=fault.missing, detail=fault.detail
-        )
-        if lack:
-            raise lack.problem(tail)
-        raise LoadFailed(f"The model does not load: {fault.detail}", stderr=list(tail))
+        raise endings.of_load_fault(self.spec, fault, tail)
 
     async def _raise_call_fault(self, fault: GuestFault) -> NoReturn:
         await self.link.settle_logs()
-        tail = (*self.stderr_tail(), *fault.trace)
-        if fault.kind == "memory":
+        tail = self.stderr_tail()
+        if endings.is_fatal(fault):
             await asyncio.shield(self.destroy())
-            raise out_of_memory(self.spec, tail)
-        if fault.kind not in ("raised", "import", "entry", "unsupported", "input"):
-            await asyncio.shield(self.destroy())
-            raise RunnerProtocol("The model sent an unknown kind of failure.", stderr=tail)
-        self._state = "ready"
-        self._last_used_ns = clock.now_ns()
-        raise ModelRaised(fault.detail or "The model raised an exception.", stderr=tail)
+        else:
+            self._state = "ready"
+            self._last_used_ns = clock.now_ns()
+        raise endings.of_call_fault(self.spec, fault, tail)
 
     async def _raise_lost(self, lost: LinkLost, *, is_loading: bool = False) -> NoReturn:
         """The link ended while something was waited for: find out why, end the rest, say it."""
@@ -543,29 +524,17 @@ class PodmanSandbox:
         code, kernel_killed = self.link.exit_code, False
         if ended and not destroyed and (code is None or self.level == "enforced"):
             code, kernel_killed = await self._executor.run(self._api.exit_of, self.id, code)
+        end = endings.End(
+            is_over=ended,
+            was_stopped=destroyed,
+            over_memory=over or kernel_killed or self.link.exit_kind == "memory",
+            over_gpu_memory=over_gpu,
+            exit_code=code,
+            was_loading=is_loading,
+        )
         tail = self.stderr_tail()
         await asyncio.shield(self.destroy())
-        if over_gpu:
-            size = self.spec.resources.gpu_memory_bytes
-            raise GpuOutOfMemory(
-                f"The model used more than its {size // (1024 * 1024)} MiB of GPU memory.",
-                stderr=tail,
-                hint="raise [resources] gpu_memory_mb in appliance.toml",
-                limit_bytes=size,
-            )
-        if over or kernel_killed or self.link.exit_kind == "memory":
-            raise out_of_memory(self.spec, tail)
-        if not ended:
-            raise RunnerProtocol("The model closed its connection.", stderr=tail)
-        if code is not None and code < 0:
-            code = 128 - code
-        lack = lacking.in_last_words(code, tail) if is_loading else None
-        if lack:
-            raise lack.problem(tail)
-        said = "was stopped" if destroyed else f"ended with exit code {code}"
-        raise RunnerCrashed(
-            f"The model's process {said} while it was working.", stderr=tail, exit_code=code
-        )
+        raise endings.of_end(self.spec, end, tail)
 
     async def _destroy(self) -> None:
         executor = self._executor

@@ -7,8 +7,11 @@ Read next: ``container`` (the life of a sandbox), ``tiers``.
 The model's system calls end in the Sentry, a kernel in user space that is itself confined: seccomp,
 an empty root, no capability. Its host uid is of no use to anything else: it is the last one of the
 service user's range, and the files are opened by another process, the Gofer, that runs as this
-container's own two ids. What the tier costs is in
-``SECURITY-PROMISES.md``.
+container's own two ids. What the tier costs is in ``SECURITY-PROMISES.md``.
+
+While it waits it is frozen as a whole, the Sentry first: its timers stop with it, and it makes no
+more of the stubs in which the model's instructions run. A stub is traced by the Sentry, which takes
+a SIGSTOP that it finds there for the one of a group stop, and lets the stub go on.
 """
 
 from __future__ import annotations
@@ -129,8 +132,13 @@ class GvisorSandbox(PodmanSandbox):
     def _link_uid(self) -> int:
         return self.slot.root_uid  # the Gofer connects for the model
 
-    async def freeze(self) -> None:
-        """Leave it running: its kernel's timers do not bear to be stopped."""
+    @property
+    def _uids(self) -> tuple[int, ...]:
+        return self._service.also_uids  # the Sentry and its stubs; the Gofer has nothing to do
+
+    @property
+    def _has_cgroup(self) -> bool:
+        return False  # it is told to leave cgroups alone: the one it is in holds its service
 
     def _adapt(self, body: dict[str, Any]) -> None:
         """The same filter of system calls, in front of the Sentry, which counts all memory."""
