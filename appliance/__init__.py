@@ -8,10 +8,12 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     api        one file per public HTTP contract          serve   Hypercorn: TLS, sockets, drain
     wire       HTTP mechanics: parsing, limits, problem+json
     node       the life of the process: uninitialised, sealed, ready, draining
+    routing    which version answers a call: routes and canaries
     invoke     one call, end to end                       lifecycle  every change of a model
     reservations  sandboxes kept loaded before anybody calls
     provision  a version's files from store to sandbox    doctor  checks of the host
     trial      what a version's first sandbox shows       supply  runtimes and dependency sets
+    traffic    how a route's arms share calls, purely
     policy     who may do what                            auth    who is calling
     conventions  manifests of models that bring none: MLflow folders, ONNX, pickles, skops
     archive    the upload parser                          manifest  what a model declares

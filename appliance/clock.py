@@ -31,6 +31,11 @@ def new_id(prefix: str, characters: int = 13) -> str:
     return f"{prefix}_{secrets.token_bytes(characters).translate(_LETTERS).decode('ascii')}"
 
 
+def draw(bound: int) -> int:
+    """A fresh random number in [0, ``bound``): independent, and each equally likely."""
+    return secrets.randbelow(bound)
+
+
 def text_from_ns(ns: int) -> str:
     """The RFC 3339 UTC text of a wall time, milliseconds kept: ``2026-01-31T12:00:00.123Z``."""
     seconds, rest = divmod(ns, _NS_PER_S)

@@ -172,6 +172,19 @@ class ReservationRefused(CallerError):
     exit_code = EX_UNAVAILABLE
 
 
+class RouteInvalid(CallerError):
+    """The route cannot be: its weights do not sum, or it names a version that cannot be called."""
+
+    slug, status, title = "route-invalid", 422, "Route invalid"
+
+
+class VersionRouted(CallerError):
+    """The model's route still sends calls to this version; change the route first."""
+
+    slug, status, title = "version-routed", 409, "Version in a route"
+    exit_code = EX_UNAVAILABLE
+
+
 class RevisionStale(CallerError):
     """Somebody changed the document since it was read; read it again and retry."""
 

@@ -21,6 +21,7 @@ from appliance.records import (
     Isolation,
     Model,
     Reservation,
+    Route,
     Secret,
     Tenant,
     Version,
@@ -182,6 +183,24 @@ class AliasRemoved(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSet(Event):
+    """A model's route was set or changed, by somebody or by its canary rule; one revision."""
+
+    KIND: ClassVar[str] = "route.set"
+    SEALED: ClassVar[bool] = True
+    route: Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteRemoved(Event):
+    """A model's route ended, by promotion or removal: ``live`` decides again; its last revision."""
+
+    KIND: ClassVar[str] = "route.removed"
+    SEALED: ClassVar[bool] = True
+    route: Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReservationSet(Event):
     """A number of a version's sandboxes is kept loaded from now on."""
 
@@ -240,7 +259,11 @@ class RequestRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallIntent(Event):
-    """A call was admitted; durable before the model sees the request. Digests are keyed (HMAC)."""
+    """A call was admitted; durable before the model sees the request. Digests are keyed (HMAC).
+
+    ``route_revision`` is the revision of the route that chose the version, 0 if none did.
+    ``shadow_of`` is the call whose body is repeated, empty for a call of its own.
+    """
 
     KIND: ClassVar[str] = "call.intent"
     call_id: str
@@ -248,6 +271,8 @@ class CallIntent(Event):
     number: int
     request_digest: str
     request_bytes: int
+    route_revision: int = 0
+    shadow_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +280,8 @@ class CallOutcome(Event):
     """How a call ended; durable before the reply leaves. ``code`` is ``ok`` or a problem slug.
 
     ``code`` is ``unknown`` for an intent whose process died before an outcome was written.
+    ``match`` is how a shadow's reply compares with the caller's: ``equal``, ``close`` or
+    ``different``.
     """
 
     KIND: ClassVar[str] = "call.outcome"
@@ -272,6 +299,9 @@ class CallOutcome(Event):
     compute_us: int
     total_us: int
     sandbox_id: str
+    route_revision: int = 0
+    shadow_of: str = ""
+    match: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance import clock, config, provision
-from appliance.errors import ApplianceError, Gone, NotFound, SecretMissing, TooLarge
+from appliance.errors import ApplianceError, Gone, GuestError, NotFound, SecretMissing, TooLarge
 from appliance.events import CallIntent, CallOutcome
 from appliance.metrics import Metrics
 from appliance.records import Version, stronger
@@ -38,6 +38,22 @@ class Outcome:
     total_us: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Via:
+    """How a call came to its version; nothing for one that named it.
+
+    ``route_revision`` is of the route that chose it. ``shadow_of`` is the id of the call whose body
+    this one repeats, ``compare`` what says how its reply compares with that one's.
+    """
+
+    route_revision: int = 0
+    shadow_of: str = ""
+    compare: Callable[[Reply], str] | None = None
+
+
+DIRECT = Via()
+
+
 @dataclass(slots=True, kw_only=True)
 class _Course:
     """What is known about a call so far; written to the ledger when it ends."""
@@ -45,6 +61,8 @@ class _Course:
     call_id: str
     principal_id: str
     started_ns: int
+    via: Via
+    match: str = ""
     intent_seq: int = 0
     is_waiting: bool = False
     cold: bool = False
@@ -55,6 +73,9 @@ class _Course:
 
 
 Hangup = Callable[[Callable[[], object]], object]
+Watch = Callable[[CallOutcome, bool], None]
+"""Told of each recorded outcome, and whether it says something about the version: calls that ended
+for the appliance's or the caller's reasons do not."""
 
 
 class Invoker:
@@ -68,6 +89,7 @@ class Invoker:
         self._pool = pool
         self._settings = settings
         self._metrics = metrics
+        self.watches: list[Watch] = []
 
     async def run(
         self,
@@ -78,6 +100,7 @@ class Invoker:
         content_type: str,
         body: bytes,
         on_hangup: Hangup = lambda _: None,
+        via: Via = DIRECT,
     ) -> Outcome:
         """The model's answer to one request.
 
@@ -89,6 +112,7 @@ class Invoker:
             body: the request, at most the version's ``body_bytes_max`` bytes.
             on_hangup: takes what is to be called when the caller hangs up; a call that waits for a
                 sandbox then is given up, one that runs is finished.
+            via: how it came to this version.
 
         Raises:
             Gone: the version is retired.
@@ -103,7 +127,10 @@ class Invoker:
         if len(body) > limits.body_bytes_max:
             raise TooLarge(f"The body is over this version's {limits.body_bytes_max} bytes.")
         course = _Course(
-            call_id=request_id, principal_id=principal_id, started_ns=clock.monotonic_ns()
+            call_id=request_id,
+            principal_id=principal_id,
+            started_ns=clock.monotonic_ns(),
+            via=via,
         )
         await self._intend(course, version, body)
         task = asyncio.current_task()
@@ -118,7 +145,8 @@ class Invoker:
         try:
             reply = await self._exchange(course, version, request)
         except ApplianceError as error:
-            seq = await self._conclude(course, version, error.slug, error.status)
+            is_telling = isinstance(error, GuestError)
+            seq = await self._conclude(course, version, error.slug, error.status, is_telling)
             error.extensions.setdefault("audit_seq", seq)
             error.extensions.setdefault("model_version", version.number)
             raise
@@ -129,7 +157,9 @@ class Invoker:
         except Exception:
             await self._conclude(course, version, "internal", 500)
             raise
-        seq = await self._conclude(course, version, "ok", 200)
+        if via.compare is not None:
+            course.match = via.compare(reply)
+        seq = await self._conclude(course, version, "ok", 200, is_telling=True)
         return Outcome(
             reply=reply.body,
             content_type=reply.content_type,
@@ -161,6 +191,8 @@ class Invoker:
                     compute_us=0,
                     total_us=0,
                     sandbox_id="",
+                    route_revision=int(event.get("route_revision", 0)),
+                    shadow_of=str(event.get("shadow_of", "")),
                 ),
                 tenant_id=entry.tenant_id,
                 actor="appliance",
@@ -176,6 +208,8 @@ class Invoker:
             number=version.number,
             request_digest=digest,
             request_bytes=len(body),
+            route_revision=course.via.route_revision,
+            shadow_of=course.via.shadow_of,
         )
         course.intent_seq = await self._store.ledger.record(
             event, tenant_id=version.tenant_id, actor=course.principal_id, object=version.model_id
@@ -214,7 +248,14 @@ class Invoker:
         least = provision.isolation_of(self._store, version.tenant_id)
         return now == secrets and stronger(spec.isolation, least) == spec.isolation
 
-    async def _conclude(self, course: _Course, version: Version, code: str, status: int) -> int:
+    async def _conclude(
+        self,
+        course: _Course,
+        version: Version,
+        code: str,
+        status: int,
+        is_telling: bool = False,
+    ) -> int:
         reply = course.reply
         digest = ""
         if reply:
@@ -236,11 +277,16 @@ class Invoker:
             compute_us=reply.compute_us if reply else 0,
             total_us=_elapsed_us(course.started_ns),
             sandbox_id=course.sandbox_id,
+            route_revision=course.via.route_revision,
+            shadow_of=course.via.shadow_of,
+            match=course.match,
         )
         seq = await self._store.ledger.record(
             event, tenant_id=version.tenant_id, actor=course.principal_id, object=version.model_id
         )
         self._metrics.call_ended(code=code, cold=course.cold, total_us=event.total_us)
+        for watch in self.watches:
+            watch(event, is_telling)
         return seq
 
 

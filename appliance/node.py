@@ -45,6 +45,7 @@ from appliance.invoke import Invoker
 from appliance.lifecycle import Lifecycle
 from appliance.metrics import Metrics
 from appliance.reservations import Reservations
+from appliance.routing import Routing
 from appliance.sandbox import dependencies, images
 from appliance.sandbox.executor import Executor, open_executor
 from appliance.sandbox.pool import Pool
@@ -74,6 +75,7 @@ class Services:
     invoker: Invoker
     lifecycle: Lifecycle
     reservations: Reservations
+    routing: Routing
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
     egress: EgressGuard
@@ -319,6 +321,7 @@ class Node:
                 store, self.settings.egress, self.metrics, pool=self._require_pool
             )
             reservations = Reservations(store, self._require_pool, self.settings.sandbox)
+            routing = Routing(store, invoker)
             services = Services(
                 store=store,
                 invoker=invoker,
@@ -327,6 +330,7 @@ class Node:
                 executor=self._require_executor,
                 egress=self._guard,
                 reservations=reservations,
+                routing=routing,
                 supply=Supply(store, self.data_dir),
             )
             await self._start_executor(store)

@@ -254,6 +254,69 @@ class Alias:
     set_by: str
 
 
+WEIGHT_ALL = 10_000
+"""All of a model's calls, in hundredths of a percent: what the weights of a route's arms sum to."""
+
+RouteState = Literal["active", "held", "aborted", "promoted", "removed"]
+CanaryAction = Literal["hold", "abort", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A version that gets a share of a model's calls.
+
+    ``weight`` is in hundredths of a percent. ``spans`` are the half-open intervals of [0, 10000)
+    whose sticky keys are this arm's; together they are as long as the weight.
+    """
+
+    number: int
+    weight: int
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """When a candidate is worse than the version it is compared with, and what happens then.
+
+    ``error_rate_max`` is the largest difference of error rates (0.01: one in a hundred calls more),
+    ``latency_ratio_max`` the largest ratio of the 95th percentiles; 0 does not look. Nothing is
+    decided before both have ``calls_min`` calls within ``window_s``. ``steps`` are the weights the
+    candidate is given one after the other, each after ``step_s`` without a complaint.
+    """
+
+    number: int
+    against: int
+    error_rate_max: float = 0.0
+    latency_ratio_max: float = 0.0
+    calls_min: int = 100
+    window_s: int = 300
+    action: CanaryAction = "abort"
+    steps: tuple[int, ...] = ()
+    step_s: int = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How the calls of a model are divided among its versions; one revision of it.
+
+    ``sticky`` is empty (each call is drawn), ``key`` (the caller's API key decides) or
+    ``header:NAME``. ``shadows`` are versions that are called with the same bodies after the reply
+    left. ``state`` of the last revision is ``promoted`` or ``removed`` when there is none any more.
+    """
+
+    model_id: str
+    tenant_id: str
+    arms: tuple[Arm, ...]
+    sticky: str = ""
+    shadows: tuple[int, ...] = ()
+    canary: Canary | None = None
+    state: RouteState = "active"
+    revision: int = 1
+    reason: str = ""
+    set_ns: int
+    set_by: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """How many sandboxes of a version are kept loaded, whether or not it is called."""

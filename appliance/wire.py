@@ -86,6 +86,8 @@ class Reply:
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
     stream: Callable[[Write], Awaitable[None]] | None = None
+    after: Callable[[], None] | None = None
+    """Called when the answer has left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,6 +422,9 @@ def problem_reply(error: ApplianceError, request_id: str, *, is_owner: bool = Fa
         headers.append(("retry-after", str(error.retry_after_s)))
     if "model_version" in error.extensions:
         headers.append(("model-version", str(error.extensions["model_version"])))
+    if "successor_url" in error.extensions:  # RFC 5829
+        link = f'<{error.extensions["successor_url"]}>; rel="successor-version"'
+        headers.append(("link", link))
     if "audit_seq" in error.extensions:
         headers.append(("audit-seq", str(error.extensions["audit_seq"])))
     return Reply(

@@ -162,6 +162,8 @@ class Application:
             if status < 400 and methods:
                 self.remember(scope, methods)
             await wire.send_reply(reply, course.id, send)
+            if reply.after is not None:
+                reply.after()
         except ConnectionError:
             _log.info("%s: the caller hung up", course.id)
         finally:

@@ -33,7 +33,7 @@ from appliance.store.seal import DISK_FULL
 from appliance.store.state import REGISTRY_EVENTS
 
 _LOG = logging.getLogger(__name__)
-_SCHEMA = 2
+_SCHEMA = 3
 _BATCH = 20_000
 _TAGS = 10_000  # actors remembered
 _INTENT, _OUTCOME = msgspec.json.Decoder(CallIntent), msgspec.json.Decoder(CallOutcome)
@@ -51,7 +51,8 @@ CREATE TABLE intent (seq BIGINT, boot VARCHAR, request_bytes BIGINT);
 CREATE TABLE call (seq BIGINT, time_ns BIGINT, tenant_id VARCHAR, actor BLOB, model_id VARCHAR,
                    number INTEGER, code VARCHAR, status INTEGER, reply_bytes BIGINT, cold BOOLEAN,
                    queue_us BIGINT, load_us BIGINT, compute_us BIGINT, total_us BIGINT,
-                   intent_seq BIGINT, request_bytes BIGINT);
+                   intent_seq BIGINT, request_bytes BIGINT, route_revision BIGINT,
+                   call_id VARCHAR, shadow_of VARCHAR, match VARCHAR);
 CREATE TABLE tenant (id VARCHAR PRIMARY KEY, created_ns BIGINT, isolation VARCHAR, sealed BLOB);
 CREATE TABLE api_key (id VARCHAR PRIMARY KEY, tenant_id VARCHAR, role VARCHAR, created_ns BIGINT,
                       expires_ns BIGINT, revoked_ns BIGINT, sealed BLOB);
@@ -64,7 +65,9 @@ CREATE TABLE alias (model_id VARCHAR, tag BLOB, tenant_id VARCHAR, number INTEGE
                     revision BIGINT, set_ns BIGINT, sealed BLOB, PRIMARY KEY (model_id, tag));
 CREATE TABLE secret (model_id VARCHAR, tag BLOB, tenant_id VARCHAR, set_ns BIGINT, sealed BLOB,
                      PRIMARY KEY (model_id, tag));
-INSERT INTO meta VALUES (2, 0);
+CREATE TABLE route (model_id VARCHAR, revision BIGINT, tenant_id VARCHAR, set_ns BIGINT,
+                    sealed BLOB, PRIMARY KEY (model_id, revision));
+INSERT INTO meta VALUES (3, 0);
 """
 
 _LOCK_DOWN = (
@@ -374,7 +377,7 @@ class Projection:
             self._add_call(rows, record, tag, ended)
         elif record.kind in REGISTRY_EVENTS:
             rows.registry.append(self._ledger.entry(line))
-            if record.kind.startswith(("model.", "version.", "alias.", "secret.")):
+            if record.kind.startswith(("model.", "version.", "alias.", "secret.", "route.")):
                 model_id = record.object
         row = (record.seq, record.ts, record.kind, record.tenant, tag, model_id, *place)
         rows.entry.append(row)
@@ -410,6 +413,10 @@ class Projection:
                 call.total_us,
                 call.intent_seq,
                 intent[1] if intent else None,
+                call.route_revision,
+                call.call_id if call.route_revision else None,
+                call.shadow_of or None,
+                call.match or None,
             )
         )
 

@@ -54,6 +54,7 @@ from appliance.records import (
     require_name,
 )
 from appliance.store.keyring import Keyring
+from appliance.store.routes import RouteCommands, require_unrouted
 from appliance.store.secrets import SecretCommands
 from appliance.store.state import Snapshot
 from appliance.store.writer import Writer, new_model
@@ -67,6 +68,7 @@ class Registry:
     def __init__(self, writer: Writer, keyring: Keyring) -> None:
         """Change what ``writer`` holds; tenants' keys are made and destroyed in ``keyring``."""
         self.secrets = SecretCommands(writer, keyring)
+        self.routes = RouteCommands(writer, self._next_alias)
         self._writer = writer
         self._keyring = keyring
 
@@ -266,7 +268,7 @@ class Registry:
         return await self._writer.run(command())
 
     async def retire_version(self, *, model_id: str, number: int, actor: str) -> Version:
-        """Take a version out of service; retiring it again changes nothing. Raises NotFound."""
+        """Take a version out of service; twice changes nothing. Raises NotFound, VersionRouted."""
 
         async def command() -> Version:
             model = self._writer.model(model_id)
@@ -274,6 +276,7 @@ class Registry:
             if version is None:
                 raise NotFound("There is no such version.")
             if not version.retired_ns:
+                require_unrouted(self.snapshot, model_id, number)
                 event = VersionRetired(model_id=model_id, number=number)
                 await self._writer.commit(event, model.tenant_id, actor, model_id)
             return self.snapshot.version(model_id, number) or version

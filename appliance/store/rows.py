@@ -21,6 +21,8 @@ from appliance.events import (
     KeyRevoked,
     ModelCreated,
     ModelRemoved,
+    RouteRemoved,
+    RouteSet,
     SecretRemoved,
     SecretSet,
     TenantCreated,
@@ -29,10 +31,10 @@ from appliance.events import (
     VersionRegistered,
     VersionRetired,
 )
-from appliance.records import Alias, ApiKey, Entry, Model, Secret, Tenant, Version
+from appliance.records import Alias, ApiKey, Entry, Model, Route, Secret, Tenant, Version
 from appliance.store.keyring import Keyring
 from appliance.store.seal import box_open, box_seal
-from appliance.store.state import REGISTRY_EVENTS, Snapshot, Tables
+from appliance.store.state import REGISTRY_EVENTS, ROUTES_KEPT, Snapshot, Tables
 
 _ROW = "row"
 
@@ -69,7 +71,7 @@ class RegistryRows:
             case TenantIsolationSet(tenant_id=tenant_id, isolation=isolation):
                 con.execute("UPDATE tenant SET isolation = ? WHERE id = ?", [isolation, tenant_id])
             case TenantRemoved(tenant_id=tenant_id):
-                for table in ("api_key", "model", "version", "alias", "secret"):
+                for table in ("api_key", "model", "version", "alias", "secret", "route"):
                     con.execute(f"DELETE FROM {table} WHERE tenant_id = ?", [tenant_id])  # noqa: S608
                 con.execute("DELETE FROM tenant WHERE id = ?", [tenant_id])
             case KeyCreated(key=key):
@@ -89,9 +91,8 @@ class RegistryRows:
                 con.execute(
                     "UPDATE model SET removed_ns = ? WHERE id = ?", [entry.time_ns, model_id]
                 )
-                con.execute("DELETE FROM version WHERE model_id = ?", [model_id])
-                con.execute("DELETE FROM alias WHERE model_id = ?", [model_id])
-                con.execute("DELETE FROM secret WHERE model_id = ?", [model_id])
+                for table in ("version", "alias", "secret", "route"):
+                    con.execute(f"DELETE FROM {table} WHERE model_id = ?", [model_id])  # noqa: S608
             case VersionRegistered(version=version):
                 self._version(con, version)
             case VersionRetired(model_id=model_id, number=number):
@@ -99,6 +100,11 @@ class RegistryRows:
                     "UPDATE version SET retired_ns = ? WHERE model_id = ? AND number = ?",
                     [entry.time_ns, model_id, number],
                 )
+            case _:
+                self._apply_named(con, event)
+
+    def _apply_named(self, con: Connection, event: Any) -> None:
+        match event:
             case AliasSet(alias=alias):
                 self._alias(con, alias)
             case AliasRemoved(model_id=model_id, name=name):
@@ -106,6 +112,8 @@ class RegistryRows:
                     "DELETE FROM alias WHERE model_id = ? AND tag = ?",
                     [model_id, actor_tag(self._key, name)],
                 )
+            case RouteSet(route=route) | RouteRemoved(route=route):
+                self._route(con, route)
             case SecretSet(secret=secret):
                 self._secret(con, secret)
             case SecretRemoved(model_id=model_id, name=name):
@@ -171,6 +179,19 @@ class RegistryRows:
                     alias.set_ns,
                     sealed,
                 ],
+            )
+
+    def _route(self, con: Connection, route: Route) -> None:
+        place = f"route\0{route.model_id}\0{route.revision}"
+        sealed = self._seal(route.tenant_id, place, route)
+        if sealed is not None:
+            con.execute(
+                "INSERT INTO route VALUES (?, ?, ?, ?, ?)",
+                [route.model_id, route.revision, route.tenant_id, route.set_ns, sealed],
+            )
+            con.execute(
+                "DELETE FROM route WHERE model_id = ? AND revision <= ?",
+                [route.model_id, route.revision - ROUTES_KEPT],
             )
 
     def _secret(self, con: Connection, secret: Secret) -> None:
@@ -243,4 +264,9 @@ class RegistryRows:
         ):
             secret = self._open(tenant_id, f"secret\0{model_id}\0{tag.hex()}", sealed, Secret)
             tables.secrets.setdefault(model_id, {})[secret.name] = secret
+        for model_id, revision, tenant_id, sealed in query(
+            "SELECT model_id, revision, tenant_id, sealed FROM route ORDER BY model_id, revision"
+        ):
+            route = self._open(tenant_id, f"route\0{model_id}\0{revision}", sealed, Route)
+            tables.routes[model_id] = (*tables.routes.get(model_id, ()), route)
         return tables.freeze()

@@ -28,6 +28,8 @@ from appliance.events import (
     ModelRemoved,
     ReservationRemoved,
     ReservationSet,
+    RouteRemoved,
+    RouteSet,
     SecretRemoved,
     SecretSet,
     TenantCreated,
@@ -43,6 +45,7 @@ from appliance.records import (
     Entry,
     Model,
     Reservation,
+    Route,
     Secret,
     Tenant,
     Version,
@@ -53,6 +56,10 @@ from appliance.store.verify import State, root_of
 
 _LOG = logging.getLogger(__name__)
 _MAGIC = b"MASNAP01"
+ROUTES_KEPT = 200
+"""Revisions of a model's route that are at hand; the ledger has all of them."""
+ROUTE_ENDS = ("promoted", "removed")
+"""States of the revision that ends a route."""
 
 REGISTRY_EVENTS: dict[str, type[Event]] = {
     cls.KIND: cls
@@ -70,6 +77,8 @@ REGISTRY_EVENTS: dict[str, type[Event]] = {
         AliasRemoved,
         ReservationSet,
         ReservationRemoved,
+        RouteSet,
+        RouteRemoved,
         EgressRuleAdded,
         EgressRuleRemoved,
         SecretSet,
@@ -88,6 +97,7 @@ class Snapshot:
         "_models",
         "_names",
         "_reservations",
+        "_routes",
         "_secrets",
         "_tenants",
         "_versions",
@@ -104,6 +114,7 @@ class Snapshot:
         self._versions = tables.versions
         self._aliases = tables.aliases
         self._reservations = tables.reservations
+        self._routes = tables.routes
         self._egress = tables.egress
         self._secrets = tables.secrets
 
@@ -171,6 +182,20 @@ class Snapshot:
         """One alias."""
         return self._aliases.get(model_id, {}).get(name)
 
+    def route(self, model_id: str) -> Route | None:
+        """The route of a model, as it is now; ``None`` where ``live`` decides."""
+        found = self._routes.get(model_id)
+        is_over = not found or found[-1].state in ROUTE_ENDS
+        return None if found is None or is_over else found[-1]
+
+    def routes(self) -> tuple[Route, ...]:
+        """Every route there is now."""
+        return tuple(one for model_id in self._routes if (one := self.route(model_id)))
+
+    def route_history(self, model_id: str) -> tuple[Route, ...]:
+        """The last revisions of a model's route, oldest first, those that ended it included."""
+        return self._routes.get(model_id, ())
+
     def reservations(self) -> tuple[Reservation, ...]:
         """Every reservation, oldest first."""
         return tuple(sorted(self._reservations.values(), key=lambda one: one.set_ns))
@@ -212,6 +237,7 @@ class Tables:
         "models",
         "names",
         "reservations",
+        "routes",
         "secrets",
         "seq",
         "tenants",
@@ -228,6 +254,7 @@ class Tables:
         self.versions: dict[str, tuple[Version, ...]] = {}
         self.aliases: dict[str, dict[str, Alias]] = {}
         self.reservations: dict[tuple[str, int], Reservation] = {}
+        self.routes: dict[str, tuple[Route, ...]] = {}
         self.egress: dict[str, tuple[EgressRule, ...]] = {}
         self.secrets: dict[str, dict[str, Secret]] = {}
 
@@ -243,6 +270,7 @@ class Tables:
         tables.versions = dict(snapshot._versions)
         tables.aliases = dict(snapshot._aliases)
         tables.reservations = dict(snapshot._reservations)
+        tables.routes = dict(snapshot._routes)
         tables.egress = dict(snapshot._egress)
         tables.secrets = dict(snapshot._secrets)
         return tables
@@ -318,11 +346,13 @@ class Tables:
                 self.reservations[one.model_id, one.number] = one
             case ReservationRemoved(model_id=model_id, number=number):
                 del self.reservations[model_id, number]
+            case RouteSet(route=route) | RouteRemoved(route=route):
+                kept = (*self.routes.get(route.model_id, ()), route)
+                self.routes[route.model_id] = kept[-ROUTES_KEPT:]
             case EgressRuleAdded(rule=rule, before=before):
                 self._add_egress_rule(rule, before)
             case EgressRuleRemoved(tenant_id=tenant_id, rule_id=rule_id):
-                kept = tuple(r for r in self.egress[tenant_id] if r.id != rule_id)
-                self.egress[tenant_id] = kept
+                self.egress[tenant_id] = tuple(r for r in self.egress[tenant_id] if r.id != rule_id)
             case SecretSet(secret=secret):
                 found = self.secrets.get(secret.model_id, {})
                 self.secrets[secret.model_id] = {**found, secret.name: secret}
@@ -360,6 +390,7 @@ class Tables:
         self.versions.pop(model_id, None)
         self.aliases.pop(model_id, None)
         self.secrets.pop(model_id, None)
+        self.routes.pop(model_id, None)
         self.reservations = {k: v for k, v in self.reservations.items() if k[0] != model_id}
 
 
@@ -372,6 +403,7 @@ class _Section(msgspec.Struct):
     reservations: list[Reservation] = []
     egress: tuple[EgressRule, ...] = ()
     secrets: list[Secret] = []
+    routes: list[Route] = []
 
 
 class _File(msgspec.Struct):
@@ -401,6 +433,7 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             reservations=[r for r in snapshot.reservations() if r.tenant_id == tenant.id],
             egress=snapshot.egress_rules(tenant.id),
             secrets=[s for m in models for s in snapshot.secrets(m.id)],
+            routes=[r for m in models for r in snapshot.route_history(m.id)],
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -471,6 +504,8 @@ def _add(tables: Tables, section: _Section) -> None:
         tables.reservations[one.model_id, one.number] = one
     if section.egress:
         tables.egress[section.egress[0].tenant_id] = section.egress
+    for route in section.routes:
+        tables.routes[route.model_id] = (*tables.routes.get(route.model_id, ()), route)
     for secret in section.secrets:
         tables.secrets.setdefault(secret.model_id, {})[secret.name] = secret
 
@@ -485,6 +520,7 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
         "versions": {m.id: msgspec.to_builtins(snapshot.versions(m.id)) for m in models},
         "aliases": {m.id: msgspec.to_builtins(snapshot.aliases(m.id)) for m in models},
         "reservations": msgspec.to_builtins(snapshot.reservations()),
+        "routes": {m.id: msgspec.to_builtins(snapshot.route_history(m.id)) for m in models},
         "egress": {
             t.id: msgspec.to_builtins(rules)
             for t in snapshot.tenants()

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from storing import ACTOR, SETTINGS, Folder, artifact, intent, manifest
 
-from appliance.errors import ApplianceError
-from appliance.records import ApiKey, EgressRule
+from appliance.errors import ApplianceError, NotFound
+from appliance.records import ApiKey, EgressRule, Route
 from appliance.store import Store
 from appliance.store.state import registry_view
+from appliance.traffic import all_to
 
 NAMES = st.sampled_from(["a", "b", "c"])
 NUMBERS = st.integers(1, 3)
@@ -107,7 +108,9 @@ class RegistryMachine(RuleBasedStateMachine):
             self.registry.retire_version(model_id=model_id, number=number, actor=ACTOR)
         )
         exists = number <= self.expected.get(tenant, {}).get(name, 0)
-        assert (done is not None) == exists
+        route = self.registry.snapshot.route(model_id)
+        is_routed = route is not None and route.arms[0].number == number
+        assert (done is not None) == (exists and not is_routed)
 
     @rule(tenant=NAMES, name=NAMES, alias=NAMES, number=NUMBERS, revision=st.none() | NUMBERS)
     def set_alias(self, tenant, name, alias, number, revision):
@@ -126,6 +129,27 @@ class RegistryMachine(RuleBasedStateMachine):
     def remove_alias(self, tenant, name, alias):
         model_id = self.model_id(tenant, name)
         self.attempt(self.registry.remove_alias(model_id=model_id, name=alias, actor=ACTOR))
+
+    @rule(
+        tenant=NAMES,
+        name=NAMES,
+        number=NUMBERS,
+        state=st.sampled_from(["active", "held", "promoted", "removed"]),
+        revision=st.none() | NUMBERS,
+    )
+    def change_route(self, tenant, name, number, state, revision):
+        def make(snapshot, _current):
+            if snapshot.version(self.model_id(tenant, name), number) is None:
+                raise NotFound("no version")
+            return Route(
+                model_id="", tenant_id="", arms=all_to(number), state=state, set_ns=0, set_by=""
+            )
+
+        self.attempt(
+            self.registry.routes.change(
+                model_id=self.model_id(tenant, name), make=make, revision=revision, actor=ACTOR
+            )
+        )
 
     @rule(tenant=NAMES, name=NAMES, number=NUMBERS, warm=NUMBERS)
     def set_reservation(self, tenant, name, number, warm):

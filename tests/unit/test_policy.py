@@ -20,9 +20,9 @@ TABLE: dict[str, set[str]] = {
         "tenant:isolate",
     },
     "operator": {
-        "self:read", "tenant:read", "model:read", "alias:set", "sandbox:read", "sandbox:stop",
-        "backup:create", "reservation:set", "node:read", "metrics:read", "audit:read",
-        "egress:read",
+        "self:read", "tenant:read", "model:read", "alias:set", "route:set", "sandbox:read",
+        "sandbox:stop", "backup:create", "reservation:set", "node:read", "metrics:read",
+        "audit:read", "egress:read",
     },
     "auditor": {
         "self:read", "tenant:read", "key:read", "model:read", "audit:read", "audit:verify",
@@ -30,8 +30,8 @@ TABLE: dict[str, set[str]] = {
     },
     "owner": {
         "self:read", "tenant:read", "key:read", "key:create", "key:revoke", "model:read",
-        "model:register", "model:remove", "version:retire", "alias:set", "model:invoke",
-        "audit:read", "reservation:set", "egress:read",
+        "model:register", "model:remove", "version:retire", "alias:set", "route:set",
+        "model:invoke", "audit:read", "reservation:set", "egress:read",
         "secret:read", "secret:set", "secret:remove",
     },
     "caller": {"self:read", "model:invoke"},

@@ -20,6 +20,7 @@ from appliance.api.native import calls as native
 from appliance.api.native.models import alias_of, model_of, version_of
 from appliance.api.operation import PUBLIC, Operation, RefusalForm
 from appliance.errors import ApplianceError, Gone
+from appliance.invoke import DIRECT, Via
 from appliance.records import LIVE, Model, Version
 from appliance.wire import JSON, Reply, json_reply
 
@@ -93,12 +94,13 @@ async def version_ready(context: Context) -> Reply:
 
 
 async def infer(context: Context) -> Reply:
-    """Call a model's live version with tensors.
+    """Call a model with tensors: the version its route chooses, or its live one.
 
     One input tensor reaches the model as a nested list, several as an object of nested lists. The
     header Inference-Header-Content-Length marks binary tensors after the JSON.
     """
-    return await _infer(context, _live(context, model_of(context)))
+    version, via = native.chosen(context, model_of(context))
+    return await _infer(context, version, via)
 
 
 async def infer_version(context: Context) -> Reply:
@@ -158,7 +160,7 @@ def _declared_one(schema: Any, name: str) -> dict[str, Any] | None:
     return {"name": name, "datatype": kinds[kind], "shape": shape or [1]}
 
 
-async def _infer(context: Context, version: Version) -> Reply:
+async def _infer(context: Context, version: Version, via: Via = DIRECT) -> Reply:
     request = context.request
     limit = native.body_limit(context, version)
     body = await request.body(limit, codings=("gzip", "deflate"))
@@ -166,7 +168,7 @@ async def _infer(context: Context, version: Version) -> Reply:
     is_object = (version.manifest.input_schema or {}).get("type") == "object"
     asked, native_body = await _off_loop(body, _read, body, length, is_object)
     native.require_fitting(native_body, limit)
-    outcome = await native.call(context, version, content_type=JSON, body=native_body)
+    outcome = await native.call(context, version, content_type=JSON, body=native_body, via=via)
     content, json_length = await _off_loop(
         outcome.reply, _write, outcome.reply, outcome.content_type, asked, version, context
     )

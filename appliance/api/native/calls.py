@@ -1,4 +1,4 @@
-"""Calling a model: by its live alias, by a version, or by any alias.
+"""Calling a model: by its route or live alias, by a version, or by any alias.
 
 Owns: the three ways to address a call, and the headers of its answer.
 Never: parses a body; it goes to the model as it came.
@@ -28,23 +28,21 @@ from appliance.errors import (
     TooLarge,
     UnsupportedMedia,
 )
-from appliance.invoke import Outcome
-from appliance.records import LIVE, Version
+from appliance.invoke import DIRECT, Outcome, Via
+from appliance.records import LIVE, Model, Version
 from appliance.wire import Reply
 
 _FORM = "application/x-www-form-urlencoded"
 
 
 async def invoke(context: Context) -> Reply:
-    """Call the version the alias 'live' points at.
+    """Call the version the model's route chooses, or without one that of the alias 'live'.
 
     The body goes to the model as it came; the model's answer comes back as it left the model. The
     headers Model-Version and Audit-Seq say which version answered and where it is recorded.
     """
-    model = model_of(context)
-    alias = alias_of(context, model, LIVE)
-    version = context.snapshot.version(model.id, alias.number)
-    return await _invoke(context, version)
+    version, via = chosen(context, model_of(context))
+    return await _invoke(context, version, via)
 
 
 async def invoke_version(context: Context) -> Reply:
@@ -59,10 +57,25 @@ async def invoke_alias(context: Context) -> Reply:
     return await _invoke(context, context.snapshot.version(model.id, alias.number))
 
 
-async def _invoke(context: Context, version: Version | None) -> Reply:
+def chosen(context: Context, model: Model) -> tuple[Version, Via]:
+    """The version that answers a call which names none, and how it was chosen.
+
+    Raises:
+        NotFound: the model has neither a route nor a live version.
+    """
+    request = context.request
+    choice = context.services.routing.choose(model.id, context.principal.id, request.header)
+    number, via = choice or (alias_of(context, model, LIVE).number, DIRECT)
+    version = context.snapshot.version(model.id, number)
     if version is None:
         raise wire.not_found()
-    require_callable(version)
+    return version, via
+
+
+async def _invoke(context: Context, version: Version | None, via: Via = DIRECT) -> Reply:
+    if version is None:
+        raise wire.not_found()
+    require_callable(context, version)
     request = context.request
     content_type = request.content_type or "application/octet-stream"
     if content_type.split(";")[0].strip().lower() == _FORM:
@@ -71,7 +84,7 @@ async def _invoke(context: Context, version: Version | None) -> Reply:
             hint="Content-Type: application/json",
         )
     body = await request.body(body_limit(context, version))
-    outcome = await call(context, version, content_type=content_type, body=body)
+    outcome = await call(context, version, content_type=content_type, body=body, via=via)
     return Reply(
         body=outcome.reply,
         content_type=wire.safe_media_type(outcome.content_type),
@@ -79,14 +92,26 @@ async def _invoke(context: Context, version: Version | None) -> Reply:
     )
 
 
-def require_callable(version: Version) -> None:
+def require_callable(context: Context, version: Version) -> None:
     """Return if the version is in service.
 
     Raises:
-        Gone: it is retired.
+        Gone: it is retired; the version to call instead is named.
     """
-    if version.retired_ns:
+    if not version.retired_ns:
+        return
+    live = context.snapshot.alias(version.model_id, LIVE)
+    numbers = [v.number for v in context.snapshot.versions(version.model_id) if not v.retired_ns]
+    if not numbers:
         raise Gone(f"Version {version.number} is retired.", number=version.number)
+    successor = live.number if live and live.number in numbers else numbers[-1]
+    where = f"/api/v1/models/{context.tenant.name}/{context.request.params['model']}"
+    raise Gone(
+        f"Version {version.number} is retired; call version {successor} instead.",
+        number=version.number,
+        successor=successor,
+        successor_url=f"{context.front.url}{where}/versions/{successor}/invoke",
+    )
 
 
 def body_limit(context: Context, version: Version) -> int:
@@ -104,9 +129,11 @@ def require_fitting(body: bytes, limit_bytes: int) -> None:
         raise wire.too_large(limit_bytes)
 
 
-async def call(context: Context, version: Version, *, content_type: str, body: bytes) -> Outcome:
+async def call(
+    context: Context, version: Version, *, content_type: str, body: bytes, via: Via = DIRECT
+) -> Outcome:
     """Run the call; every contract that calls a model ends up here. See ``Invoker.run``."""
-    require_callable(version)
+    require_callable(context, version)
     return await context.services.invoker.run(
         principal_id=context.principal.id,
         request_id=context.request.id,
@@ -114,6 +141,7 @@ async def call(context: Context, version: Version, *, content_type: str, body: b
         content_type=content_type,
         body=body,
         on_hangup=context.request.on_hangup,
+        via=via,
     )
 
 
@@ -148,7 +176,7 @@ OPERATIONS = (
         path=_MODEL + "/invoke",
         permission="model:invoke",
         handler=invoke,
-        summary="Call a model's live version",
+        summary="Call a model by its route or live version",
         body=_ANY,
         reply=_ANY,
         problems=PROBLEMS,

@@ -13,7 +13,7 @@ from appliance import wire
 from appliance.api import shapes
 from appliance.api.dispatch import Context
 from appliance.api.operation import Operation
-from appliance.errors import Gone, InputInvalid, Malformed, RevisionStale
+from appliance.errors import Gone, InputInvalid, Malformed, RevisionStale, VersionRouted
 from appliance.records import LIVE, Alias, Model, Version, require_name
 from appliance.wire import Reply, json_reply
 
@@ -261,7 +261,7 @@ OPERATIONS = (
         handler=retire_version,
         summary="Retire a version",
         reply=shapes.VersionDoc,
-        problems=(Gone,),
+        problems=(Gone, VersionRouted),
     ),
     Operation(
         method="GET",
