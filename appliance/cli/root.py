@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "secret": ("secret", "secret", "Secrets of models: set, list, remove."),
     "egress": ("egress", "egress", "Where models may connect to: list, allow, deny, explain."),
     "alias": ("alias", "alias", "Aliases: list, set, remove."),
+    "route": ("route", "route", "Routes: divide calls among versions, canary, promote, abort."),
     "audit": ("audit", "audit", "The audit log: list, verify, prove."),
     "backup": ("backup", "backup", "Backups: make, verify, restore."),
     "config": ("settings", "config", "Settings: explain, check."),

