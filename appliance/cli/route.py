@@ -119,7 +119,7 @@ def set_(
 @_options
 @pass_context
 def canary(
-    context: Context, name: str, version: int, reason: str, revision: int | None, **options: Any
+    context: Context, /, name: str, version: int, reason: str, revision: int | None, **options: Any
 ) -> None:
     """Give a candidate a small share, judged against the version it is to follow."""
     target = reference(name, is_model=True)
