@@ -29,15 +29,26 @@ _STILL_MS = 30  # of CPU a frozen sandbox may have used: the clock's tick, and w
 class Freezer:
     """The brake of one container."""
 
-    def __init__(self, pid: int, uids: Collection[int], *, by_cgroup: bool) -> None:
+    def __init__(
+        self,
+        pid: int,
+        uids: Collection[int],
+        *,
+        by_cgroup: bool,
+        proc: str = "/proc",
+        cgroups: str = "",
+    ) -> None:
         """Describe it; nothing happens yet.
 
         Args:
             pid: the container's first process.
             uids: the host ids of its processes.
             by_cgroup: whether a delegated cgroup v2 holds it.
+            proc: where it is read which cgroup that is.
+            cgroups: where the cgroup v2 tree is mounted, by default at its usual place.
         """
         self._pid = pid
+        self._places = {"proc": proc, "root": cgroups}
         self._uids = frozenset(uids)
         self._by_cgroup = by_cgroup
         self._used_ms = 0
@@ -55,7 +66,7 @@ class Freezer:
         """Let all of it go on."""
         if self._by_cgroup:
             with contextlib.suppress(OSError):
-                kernel.set_frozen(self._pid, False)
+                kernel.set_frozen(self._pid, False, **self._places)
         for pid in self._family():
             kernel.send(pid, signal.SIGCONT, self._uids)
 
@@ -69,8 +80,11 @@ class Freezer:
     def _freeze_cgroup(self) -> bool:
         if not self._by_cgroup:
             return False
+        until = time.monotonic() + _SETTLE_S
         try:
-            kernel.set_frozen(self._pid, True)
+            kernel.set_frozen(self._pid, True, **self._places)
+            while not kernel.is_frozen(self._pid, **self._places) and time.monotonic() < until:
+                time.sleep(_PAUSE_S)  # past that one waits for a device: frozen when it is over
         except OSError:
             return False
         return True

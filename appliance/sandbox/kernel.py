@@ -217,10 +217,22 @@ def set_frozen(pid: int, frozen: bool, *, proc: str = "/proc", root: str = "") -
     """Freeze or thaw the cgroup v2 a process is in; places as in ``set_memory_max``.
 
     Raises:
-        OSError: it may not be written.
+        OSError: it may not be written, or the kernel did not keep it.
     """
     file = _cgroup_of(pid, proc, root) / "cgroup.freeze"
     file.write_text(f"{int(frozen)}\n", encoding="ascii")
+    if file.read_text(encoding="ascii").strip() != str(int(frozen)):
+        raise OSError("cgroup.freeze did not keep what was written")
+
+
+def is_frozen(pid: int, *, proc: str = "/proc", root: str = "") -> bool:
+    """Whether all of the cgroup v2 a process is in stands still; it takes the kernel a moment.
+
+    Raises:
+        OSError: it does not say.
+    """
+    text = (_cgroup_of(pid, proc, root) / "cgroup.events").read_text(encoding="ascii")
+    return "frozen 1" in text.splitlines()
 
 
 def set_memory_max(pid: int, limit_bytes: int, *, proc: str = "/proc", root: str = "") -> None:

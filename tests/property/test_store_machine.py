@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -31,6 +32,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.base = Path(tempfile.mkdtemp(prefix="store-machine-"))
         self.folder = Folder(self.base).make()
         self.expected: dict[str, dict[str, int]] = {}  # tenant name -> model name -> versions
+        self.secrets: dict[tuple[str, str, str], bytes] = {}  # tenant id, model id, name -> value
         self.store: Store | None = None
 
     def run(self, work):
@@ -189,6 +191,36 @@ class RegistryMachine(RuleBasedStateMachine):
             )
         )
 
+    @rule(tenant=NAMES, name=NAMES, secret=NAMES, value=st.binary(min_size=1, max_size=40))
+    def put_secret(self, tenant, name, secret, value):
+        made = self.attempt(
+            self.registry.secrets.put(
+                tenant_id=self.tenant_id(tenant),
+                model_name=name,
+                name=secret,
+                value=value,
+                actor=ACTOR,
+            )
+        )
+        assert (made is None) == (tenant not in self.expected)
+        if made:
+            self.expected[tenant].setdefault(name, 0)
+            self.secrets[made.tenant_id, made.model_id, secret] = value
+
+    @rule(tenant=NAMES, name=NAMES, secret=NAMES)
+    def remove_secret(self, tenant, name, secret):
+        model_id = self.model_id(tenant, name)
+        known = self.registry.snapshot.secret(model_id, secret)
+        removing = self.registry.secrets.remove(model_id=model_id, name=secret, actor=ACTOR)
+        if known is None:
+            with pytest.raises(NotFound):
+                self.run(removing)
+            return
+        self.run(removing)
+        del self.secrets[known.tenant_id, model_id, secret]
+        with pytest.raises(NotFound):
+            self.registry.secrets.value(known)
+
     @rule(tenant=st.none() | NAMES, key_id=NAMES)
     def create_key(self, tenant, key_id):
         key = ApiKey(
@@ -254,6 +286,24 @@ class RegistryMachine(RuleBasedStateMachine):
             for t in snapshot.tenants()
         }
         assert found == self.expected
+
+    @invariant()
+    def exactly_the_secrets_that_are_set_can_be_read(self):
+        if self.store is None:
+            return
+        snapshot, keyring = self.registry.snapshot, self.store.keyring
+        living = {(t.id, m.id) for t in snapshot.tenants() for m in snapshot.models(t.id)}
+        self.secrets = {at: value for at, value in self.secrets.items() if at[:2] in living}
+        found = {
+            (tenant_id, model_id, secret.name): secret
+            for tenant_id, model_id in living
+            for secret in snapshot.secrets(model_id)
+        }
+        read = {at: self.registry.secrets.value(secret) for at, secret in found.items()}
+        assert read == self.secrets
+        for tenant_id in {tenant_id for tenant_id, _ in living}:
+            kept = {one for one in keyring.object_ids(tenant_id) if one.startswith("sec_")}
+            assert kept == {s.id for at, s in found.items() if at[0] == tenant_id}
 
 
 TestRegistryMachine = RegistryMachine.TestCase

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from appliance.records import Resources
 from appliance.sandbox import hardening, kernel, limits
+from appliance.sandbox.freezer import Freezer
 from appliance.sandbox.spec import MIB, SandboxSpec
 
 SPEC = SandboxSpec(version_key="v", tenant_id="t", runtime="r", runtime_digest="d",
@@ -129,6 +134,121 @@ def test_the_seccomp_profile_allows_only_what_it_names() -> None:
         assert {"read", "write", "futex", "execve", "exit_group", "mprotect"} <= free
     supervised = hardening.seccomp_profile("supervised")["syscalls"][0]["names"]
     assert not {"memfd_create", "shmget", "mmap"} & set(supervised)
+
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    """A process of this test's user."""
+    process = subprocess.Popen(["/bin/sleep", "60"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def container(root: Path, pid: int, **files: str) -> Path:
+    """What the kernel shows of a container's cgroup v2, recorded: its folder."""
+    place = "system.slice/appliance.service/libpod-0a1b"
+    (root / "proc" / str(pid)).mkdir(parents=True)
+    (root / "proc" / str(pid) / "cgroup").write_text(f"0::/{place}\n")
+    folder = root / "cgroup" / place
+    folder.mkdir(parents=True)
+    recorded = {
+        "cgroup.freeze": "0\n",
+        "cgroup.events": "populated 1\nfrozen 0\n",
+        "memory.max": "max\n",
+        **{name.replace("_", "."): text for name, text in files.items()},
+    }
+    for name, text in recorded.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def places(root: Path) -> dict[str, str]:
+    return {"proc": str(root / "proc"), "root": str(root / "cgroup")}
+
+
+def freezer_of(root: Path, pid: int) -> Freezer:
+    at = places(root)
+    return Freezer(pid, {os.getuid()}, by_cgroup=True, proc=at["proc"], cgroups=at["root"])
+
+
+def test_the_memory_limit_of_a_version_is_written_to_the_containers_own_cgroup(
+    tmp_path: Path,
+) -> None:
+    folder = container(tmp_path, 77)
+    kernel.set_memory_max(77, 522 * MIB, **places(tmp_path))
+    assert (folder / "memory.max").read_text() == f"{522 * MIB}\n"
+
+
+def test_a_memory_limit_the_kernel_does_not_keep_is_an_error(tmp_path: Path) -> None:
+    folder = container(tmp_path, 77)
+    (folder / "memory.max").unlink()
+    (folder / "memory.max").symlink_to("/dev/null")  # takes everything, keeps nothing
+    with pytest.raises(OSError, match=r"memory\.max is"):
+        kernel.set_memory_max(77, 522 * MIB, **places(tmp_path))
+    (folder / "memory.max").unlink()
+    (folder / "memory.max").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space"):
+        kernel.set_memory_max(77, 522 * MIB, **places(tmp_path))
+
+
+@pytest.mark.parametrize("own", ["0::/\n", "9:memory:/libpod-0a1b\n", ""])
+def test_a_process_in_no_cgroup_of_its_own_has_none_written(tmp_path: Path, own: str) -> None:
+    container(tmp_path, 77)
+    (tmp_path / "proc/77/cgroup").write_text(own)
+    (tmp_path / "cgroup/memory.max").write_text("max\n")
+    (tmp_path / "cgroup/cgroup.freeze").write_text("0\n")
+    with pytest.raises(OSError, match="no cgroup of its own"):
+        kernel.set_memory_max(77, MIB, **places(tmp_path))
+    with pytest.raises(OSError, match="no cgroup of its own"):
+        kernel.set_frozen(77, True, **places(tmp_path))
+    assert (tmp_path / "cgroup/memory.max").read_text() == "max\n"
+    assert (tmp_path / "cgroup/cgroup.freeze").read_text() == "0\n"
+
+
+def test_a_container_with_a_cgroup_is_frozen_by_it_and_gets_no_signal(
+    tmp_path: Path, child: int
+) -> None:
+    folder = container(tmp_path, child, cgroup_events="populated 1\nfrozen 1\n")
+    freezer = freezer_of(tmp_path, child)
+    assert freezer.freeze()
+    assert (folder / "cgroup.freeze").read_text() == "1\n"
+    assert kernel.is_running(child)
+    freezer.thaw()
+    assert (folder / "cgroup.freeze").read_text() == "0\n"
+
+
+def test_a_freeze_waits_until_the_kernel_says_that_all_stands_still(
+    tmp_path: Path, child: int
+) -> None:
+    folder = container(tmp_path, child)
+
+    def settle() -> None:
+        (folder / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+
+    later = threading.Timer(0.05, settle)
+    later.start()
+    started = time.monotonic()
+    assert freezer_of(tmp_path, child).freeze()
+    assert 0.04 < time.monotonic() - started < 5
+    later.join()
+
+
+@pytest.mark.parametrize("lacks", ["cgroup.freeze", "cgroup.events"])
+def test_where_the_cgroup_cannot_be_frozen_every_process_is_stopped(
+    tmp_path: Path, child: int, lacks: str
+) -> None:
+    folder = container(tmp_path, child)
+    (folder / lacks).unlink()
+    folder.chmod(0o500)
+    try:
+        freezer = freezer_of(tmp_path, child)
+        assert freezer.freeze()
+        assert not kernel.is_running(child)
+        freezer.thaw()
+        assert kernel.is_running(child)
+    finally:
+        folder.chmod(0o700)
 
 
 def test_faults_name_what_is_wrong() -> None:
