@@ -23,9 +23,11 @@ from textual.widgets import Static
 
 from tui.app import ConsoleApp
 from tui.client import Client
+from tui.nav import Place, place_from
 
 LONG = "a-very-long-name-that-does-not-fit-anywhere-at-eighty-columns-xx"
 T0 = "2026-01-31T12:00:00.123Z"
+MANY = 150
 SECRET = "mak_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQ0000wxyz"
 
 
@@ -47,8 +49,8 @@ class World:
     # -- content -------------------------------------------------------------------------------
 
     def fill(self, kind: str) -> None:
-        """Rows of every view: empty, one, many (500), long, foreign."""
-        n = {"empty": 0, "one": 1, "many": 500}.get(kind, 3)
+        """Rows of every view: empty, one, many (more than fit), long, foreign."""
+        n = {"empty": 0, "one": 1, "many": MANY}.get(kind, 3)
         name: Callable[[int], str] = {
             "long": lambda i: f"{LONG}{i}",
             "foreign": lambda i: ("データ分析", "größe-ß\u202e[bold]", "émoji👩\u200d🔬\x1b[31m")[
@@ -408,12 +410,20 @@ class Wire(httpx.AsyncBaseTransport):
                 111, "Connection refused"
             )
         if world.mode == "hang":
-            await asyncio.sleep(request.extensions["timeout"]["read"])
-            raise httpx.ReadTimeout("hang")
+            await self._hang(request.extensions["timeout"]["read"])
         if world.mode.isdigit():
             code = {"401": "unauthenticated", "429": "quota-exceeded", "500": "internal"}
             return world.problem(int(world.mode), code[world.mode])
         return world.answer(request)
+
+    async def _hang(self, timeout_s: float) -> None:
+        """Answer nothing until the client gives up, or the world comes back."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while self.world.mode == "hang":
+            if loop.time() > deadline:
+                raise httpx.ReadTimeout("hang")
+            await asyncio.sleep(0.02)
 
 
 Opened = AbstractAsyncContextManager[Pilot[int]]
@@ -434,7 +444,10 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def console(world: World) -> Callable[..., Opened]:
-    """Open the console on the canned world: ``async with console(size=(80, 24)) as pilot``."""
+    """Open the console on the canned world: ``async with console(size=(80, 24)) as pilot``.
+
+    ``goto`` is gone to at once; words that name no place are typed, so that the prompt stays open.
+    """
 
     @asynccontextmanager
     async def open_console(
@@ -454,7 +467,11 @@ def console(world: World) -> Callable[..., Opened]:
         async with app.run_test(size=size, notifications=True) as pilot:
             await until(pilot, lambda: bool(world.requests) and app.page is not None)
             await settle(pilot)
-            if goto:
+            place = place_from(goto) if goto else ""
+            if isinstance(place, Place):
+                app.go(place)
+                await settle(pilot)
+            elif goto:
                 await type_text(pilot, f":{goto}")
                 await pilot.press("enter")
                 await settle(pilot)
@@ -538,6 +555,7 @@ def tools() -> Any:
     for function in (until, settle, type_text, screen_text, clipped, is_dialog):
         setattr(Tools, function.__name__, staticmethod(function))
     Tools.SECRET = SECRET
+    Tools.MANY = MANY
     Tools.Wire = Wire
     Tools.World = World
     return Tools

@@ -23,7 +23,10 @@ PLACES = [
     "version risk fraud 1",
     "entry 1",
 ]
-CONTENT = ["empty", "one", "many", "long", "foreign"]
+SHOWN = {
+    (80, 24): ("empty", "one", "many", "long", "foreign"),
+    (120, 40): ("empty", "long", "foreign"),
+}
 VERSION = {
     "tenant": "risk",
     "model": "fraud",
@@ -67,15 +70,25 @@ def _details(world):
 @pytest.mark.parametrize("place", PLACES)
 async def test_every_screen_fits_its_terminal_whatever_it_shows(world, console, tools, place):
     async with console(goto=place) as pilot:
-        for content in CONTENT:
-            world.fill(content)
-            asked = len(world.requests)
-            await tools.until(pilot, lambda asked=asked: len(world.requests) >= asked + 2)
-            for size in ((80, 24), (120, 40)):
+        for size, contents in SHOWN.items():
+            if size != (80, 24):
                 await pilot.resize_terminal(*size)
-                await tools.settle(pilot)
-                await tools.settle(pilot)
+            for content in contents:
+                await fill(pilot, tools, world, content)
                 check_screen(pilot, tools, place, content, size)
+        await fill(pilot, tools, world, "many")
+        for size in ((200, 60), (60, 18), (40, 12), (20, 5)):
+            await pilot.resize_terminal(*size)
+            await tools.settle(pilot)
+            assert "LIVE" in tools.screen_text(pilot), "no size is refused"
+
+
+async def fill(pilot, tools, world, content):
+    """Let the world hold this, and the console have heard of it."""
+    world.fill(content)
+    asked = len(world.requests)
+    await tools.until(pilot, lambda: len(world.requests) >= asked + 2)
+    await tools.settle(pilot)
 
 
 def check_screen(pilot, tools, place, content, size):
@@ -95,48 +108,44 @@ def check_screen(pilot, tools, place, content, size):
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_every_screen_keeps_its_data_while_nobody_answers(world, console, tools, place):
+async def test_every_screen_lives_through_silence_sealing_and_delay(world, console, tools, place):
     async with console(goto=place) as pilot:
-        before = tools.screen_text(pilot).split("\n")[5:-2]
-        world.mode = "down"
-        await tools.until(pilot, lambda: "Connection refused" in tools.screen_text(pilot))
-        await tools.settle(pilot)
-        shown = tools.screen_text(pilot)
-        assert tools.clipped(pilot) == []
-        assert "DISCONNECTED" in shown
-        kept = [line for line in before if line.strip() and line in shown]
-        assert kept or not [line for line in before if line.strip()]
-        world.mode = "up"
-        pilot.app.feed.wake()
-        await tools.until(pilot, lambda: "LIVE" in tools.screen_text(pilot))
-
-
-@pytest.mark.parametrize("place", PLACES)
-async def test_every_screen_says_when_its_data_is_stale(world, console, tools, place):
-    async with console(goto=place) as pilot:
+        await keeps_its_data_while_nobody_answers(world, pilot, tools)
+        await gives_way_to_sealed_and_comes_back(world, pilot, tools, place)
         world.mode = "hang"
         await tools.until(pilot, lambda: "STALE" in tools.screen_text(pilot))
         assert tools.clipped(pilot) == []
 
 
-@pytest.mark.parametrize("place", PLACES)
-async def test_every_screen_gives_way_to_sealed_and_comes_back(world, console, tools, place):
-    async with console(goto=place) as pilot:
-        crumbs = tools.screen_text(pilot).split("\n")[0]
-        world.state = "sealed"
-        word = "SEALED"
-        await tools.until(pilot, lambda: word in tools.screen_text(pilot))
-        if place != "health":
-            await tools.until(pilot, lambda: "Unseal with" in tools.screen_text(pilot))
-        await tools.settle(pilot)
-        assert tools.clipped(pilot) == []
-        world.state = "ready"
-        await tools.until(pilot, lambda: tools.screen_text(pilot).split("\n")[0] == crumbs)
+async def keeps_its_data_while_nobody_answers(world, pilot, tools):
+    before = tools.screen_text(pilot).split("\n")[5:-2]
+    world.mode = "down"
+    await tools.until(pilot, lambda: "Connection refused" in tools.screen_text(pilot))
+    await tools.settle(pilot)
+    shown = tools.screen_text(pilot)
+    assert tools.clipped(pilot) == []
+    assert "DISCONNECTED" in shown
+    kept = [line for line in before if line.strip() and line in shown]
+    assert kept or not [line for line in before if line.strip()]
+    world.mode = "up"
+    pilot.app.feed.wake()
+    await tools.until(pilot, lambda: "LIVE" in tools.screen_text(pilot))
 
 
-@pytest.mark.parametrize("place", PLACES)
-async def test_read_only_sends_nothing_and_says_why(world, console, tools, place):
+async def gives_way_to_sealed_and_comes_back(world, pilot, tools, place):
+    crumbs = tools.screen_text(pilot).split("\n")[0]
+    world.state = "sealed"
+    await tools.until(pilot, lambda: "SEALED" in tools.screen_text(pilot))
+    if place != "health":
+        await tools.until(pilot, lambda: "Unseal with" in tools.screen_text(pilot))
+    await tools.settle(pilot)
+    assert tools.clipped(pilot) == []
     world.state = "ready"
+    await tools.until(pilot, lambda: tools.screen_text(pilot).split("\n")[0] == crumbs)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_read_only_lists_its_keys_sends_nothing_and_says_why(world, console, tools, place):
     async with console(goto=place, readonly=True) as pilot:
         assert "[read-only]" in tools.screen_text(pilot)
         page = pilot.app.page
@@ -147,21 +156,6 @@ async def test_read_only_sends_nothing_and_says_why(world, console, tools, place
             assert not tools.is_dialog(pilot)
             pilot.app.clear_notifications()
         assert world.sent() == []
-
-
-@pytest.mark.parametrize("place", PLACES)
-async def test_no_size_is_refused(world, console, tools, place):
-    world.fill("many")
-    async with console(goto=place) as pilot:
-        for size in ((40, 12), (60, 18), (200, 60), (20, 5)):
-            await pilot.resize_terminal(*size)
-            await tools.settle(pilot)
-            assert "LIVE" in tools.screen_text(pilot)
-
-
-@pytest.mark.parametrize("place", PLACES)
-async def test_the_keys_of_every_screen_are_listed(world, console, tools, place):
-    async with console(goto=place) as pilot:
         await pilot.press("question_mark")
         await tools.settle(pilot)
         shown = tools.screen_text(pilot)
