@@ -156,6 +156,8 @@ class ImageArchive:
         self.file = file
         self._places: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
+        self._indexes: dict[str, list[tuple[str, str]]] = {}
+        self._manifests: set[str] = set()
         packed = _PACKED.get(file.read(2))
         if packed:
             raise ImageRejected(
@@ -241,18 +243,29 @@ class ImageArchive:
             if told and told.architecture and (told.os, told.architecture) != _here():
                 others.add(f"{_cut(told.os)}/{_cut(told.architecture)}")
             elif one.mediaType in _INDEXES:
-                inner = self._decode("an index", self._blob(one.digest, one.size), _Index)
-                found += self._candidates(inner.manifests, depth + 1, one.name or name)
+                outer = one.name or name
+                found += [(own or outer, digest) for own, digest in self._inner(one, depth)]
             elif one.mediaType in _MANIFESTS:
-                self._blob(one.digest, one.size)
+                if one.digest not in self._manifests:
+                    self._blob(one.digest, one.size)
+                    self._manifests.add(one.digest)
                 found.append((one.name or name, one.digest))
             else:
                 raise ImageRejected(
                     f"The archive's index names something of unknown type '{_cut(one.mediaType)}'."
                 )
+            if len(found) > _ENTRIES_MAX:
+                raise ImageRejected(f"The archive's indexes name more than {_ENTRIES_MAX} images.")
         if not found and others - {"unknown/unknown"}:
             raise _other_machine(", ".join(sorted(others)))
         return found
+
+    def _inner(self, one: _Descriptor, depth: int) -> list[tuple[str, str]]:
+        """The candidates of an index, which is read once, however often others name it."""
+        if one.digest not in self._indexes:
+            inner = self._decode("an index", self._blob(one.digest, one.size), _Index)
+            self._indexes[one.digest] = self._candidates(inner.manifests, depth + 1, "")
+        return self._indexes[one.digest]
 
     def _layer(self, number: int, one: _Descriptor, diff_id: str) -> Layer:
         what = f"Layer {number} ({_cut(one.digest)[:19]})"

@@ -34,6 +34,7 @@ SOURCE_DATE_EPOCH = 1_735_689_600  # any constant: two builds of the same packag
 MOUNT_POINTS = ("run/app", "model", "deps", "data", "gpu")
 EMPTY_FILES = ("etc/hosts", "etc/resolv.conf", "etc/hostname", "run/.containerenv")
 DESCRIPTION = "runtime.json"
+_OF_THE_SANDBOX = ("dev", "proc", "sys", "run", "tmp", "etc", "deps", "data", "gpu")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*")
 _BUILD_TIMEOUT_S = 1800
@@ -126,7 +127,8 @@ def require_servable(runtime: Runtime, asked: Container) -> None:
     """Return if a version may be served by this image in the way it asks for.
 
     Raises:
-        ManifestInvalid: nothing says what it speaks or starts, or where its files go is no folder.
+        ManifestInvalid: nothing says what it speaks or starts, or where its files go is no empty
+            folder of the image's own.
     """
     if runtime.image is None:
         raise ValueError("it is no imported image")
@@ -140,6 +142,11 @@ def require_servable(runtime: Runtime, asked: Container) -> None:
                 hint=f"[container] model_path = one of {', '.join(MODEL_PATHS)}, or import the "
                 "image with --model-path",
             )
+    if path.split("/")[1] in _OF_THE_SANDBOX or any(at.iterdir()):
+        raise ManifestInvalid(
+            f"The version's files cannot be put in {path}: it is not empty, or is the sandbox's.",
+            hint=f"[container] model_path = one of {', '.join(MODEL_PATHS)}",
+        )
 
 
 def imported(data_dir: Path) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ class Connection:
         self._writer = writer
         self._limits = limits
         self._admit = admit
+        self.passes_on = ""  # "answer" or "tunnel", once bytes of the destination were sent
         writer.transport.set_write_buffer_limits(high=_HELD_BYTES_MAX)
 
     async def serve(self, target: tuple[str, int] | None) -> None:
@@ -124,6 +125,7 @@ class Connection:
         async def tunnel(
             passage: Passage, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
         ) -> None:
+            self.passes_on = "tunnel"
             self._writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             if early:
                 writer.write(early)
@@ -143,7 +145,6 @@ class Connection:
         host, port = _split(authority, 80)
         if b"#" in path:
             raise _Malformed("a fragment in the address")
-        passage = await self._admit(host, port, "http")
         sent = h11.Request(
             method=request.method,
             target=path if path.startswith(b"/") else b"/" + path,
@@ -154,6 +155,7 @@ class Connection:
                 (b"connection", b"close"),
             ],
         )
+        passage = await self._admit(host, port, "http")
 
         async def exchange(
             passage: Passage, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -232,7 +234,15 @@ class Connection:
         await _both(up(), down())
 
     async def _refuse(self, status: int, slug: str, detail: str, **more: object) -> None:
-        """Answer with a problem document and close; never raises for what the client does."""
+        """Answer with a problem document and close; never raises for what the client does.
+
+        In the middle of an answer there is only an end: a document would be taken for its content.
+        """
+        if self.passes_on == "tunnel":
+            await _close(self._writer)
+        if self.passes_on:
+            self._writer.transport.abort()
+            return
         document = {"type": f"/problems/{slug}", "title": _REASONS[status], "status": status,
                     "detail": detail[:500], **more}  # fmt: skip
         body = json.dumps(document).encode()
@@ -261,6 +271,7 @@ class _Exchange:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
+        self._connection = connection
         self._reader, self._writer = connection._reader, connection._writer
         self._client = client
         self._server = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
@@ -307,6 +318,7 @@ class _Exchange:
         while True:
             event = await _next(self._server, self._far_reader, self._count)
             if isinstance(event, h11.Response):
+                self._connection.passes_on = "answer"
                 kept = [h for h in _end_to_end(event.headers) if h[0] != b"transfer-encoding"]
                 await self._send_near(
                     h11.Response(

@@ -24,6 +24,7 @@ _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _HOPS_MAX = 40
 _DEPTH_MAX = 256
+_PARTS_PER_HOP = 32
 _MTIME_S_MAX = 1 << 32
 _LEFT_OUT = ("dev", "proc", "sys")
 _LAST = 1 << 30
@@ -60,6 +61,8 @@ class RootFolder:
         self.privileged = 0
         self.bounds = bounds
         self._members = 0
+        self._hidden: set[tuple[int, str]] = set()  # folders' ids and names, of this layer
+        self._hidden_layer = 0
         self._top = _Node("folder", 0)
 
     def put(self, member: Member, pieces: Iterator[bytes], layer: int) -> None:
@@ -198,9 +201,24 @@ class RootFolder:
         if found is None:
             return
         at, folder = found
+        if self._is_hidden(folder, name, layer):
+            return
         for one in list(folder.children) if name == _OPAQUE else [hidden]:
             if one in folder.children:
                 self._hide(at, folder, one, layer)
+
+    def _is_hidden(self, folder: _Node, name: str, layer: int) -> bool:
+        """Whether this layer has the same whiteout already: again, it would look in vain.
+
+        An id that was used before is of a folder that the layer made: nothing is to hide in it.
+        """
+        if layer != self._hidden_layer:
+            self._hidden.clear()
+            self._hidden_layer = layer
+        key = (id(folder), name)
+        is_known = key in self._hidden
+        self._hidden.add(key)
+        return is_known
 
     def _hide(self, at: str, folder: _Node, name: str, layer: int) -> None:
         """Remove what lower layers brought at a name, and below it."""
@@ -277,14 +295,15 @@ class RootFolder:
                     raise rejected(shown, "has a path that leads too deep")
                 way.append((os.path.join(at, name), node))
                 continue
-            hops += 1
+            then = _split(node.target)
+            hops += 1 + len(then) // _PARTS_PER_HOP  # a link of 4,000 bytes is a way of its own
             if node.layer == layer and layer != _LAST:
                 raise rejected(shown, "is written through a link of the same layer")
             if hops > _HOPS_MAX:
                 raise rejected(shown, "has a path through too many links")
             if node.target.startswith("/"):
                 del way[1:]
-            todo += [part for part in node.target.split("/") if part not in ("", ".")][::-1]
+            todo += then[::-1]
         return way[-1]
 
 

@@ -85,7 +85,8 @@ class _Exchange:
                 return {"type": "http.request", "body": body, "more_body": not is_last}
             if self.expects_continue:
                 self.expects_continue = False
-                self._line.write(_CONTINUE)
+                if not is_last and not self.has_started:  # else it would be read as an answer
+                    self._line.write(_CONTINUE)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return _DISCONNECT
@@ -417,7 +418,8 @@ class Direct(asyncio.Protocol):
         scope["extensions"] = {HANGUP: exchange.hangups.append}
         if b"close" in headers.get(b"connection", b"").lower():
             exchange.is_kept = False
-        exchange.expects_continue = headers.get(b"expect", b"").lower() == b"100-continue"
+        expected = headers.get(b"expect", b"").lower() == b"100-continue"
+        exchange.expects_continue = expected and version == "1.1"
         self._deadline = None
         self._task = self._loop.create_task(self._answer(exchange))
 

@@ -33,8 +33,9 @@ from oci_images import (
     tar_of_blobs,
 )
 
-from appliance.errors import ApplianceError, ImageRejected
-from appliance.sandbox import oci
+from appliance.errors import ApplianceError, ImageRejected, ManifestInvalid
+from appliance.records import Container
+from appliance.sandbox import images, oci
 from appliance.sandbox.oci import Wanted
 from appliance.sandbox.root_folder import Bounds
 
@@ -400,3 +401,27 @@ def test_a_member_twice_in_a_layer_is_the_last_of_them(tmp_path: Path) -> None:
     made = oci.import_image(tmp_path / "data", source, Wanted(name="two"), lambda *_: None)
     assert (made.rootfs / "a").read_bytes() == b"2"
     assert (made.rootfs / "b").read_bytes() == b"1"
+
+
+HIDING = ("/bin", "/proc", "/dev/pts", "/sys", "/run/app", "/tmp", "/etc", "/deps", "/link", "/x/y")
+
+
+@pytest.mark.parametrize("path", HIDING)
+def test_a_manifest_puts_files_over_nothing_of_the_image_or_the_sandbox(
+    tmp_path: Path, path: str
+) -> None:
+    source = tmp_path / "image.tar"
+    parts = ImageParts(
+        [
+            layer(
+                file("bin/server"), folder("x"), symlink("link", "/srv/empty"), folder("srv/empty")
+            )
+        ],
+        CONFIG,
+    )
+    source.write_bytes(oci_archive(parts))
+    made = oci.import_image(tmp_path / "data", source, Wanted(name="one"), lambda *_: None)
+    with pytest.raises(ManifestInvalid, match=path):
+        images.require_servable(made, Container(protocol="cog", model_path=path))
+    for good in ("/model", "/opt/ml/model", "/srv/empty"):
+        images.require_servable(made, Container(protocol="cog", model_path=good))

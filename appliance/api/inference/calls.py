@@ -166,7 +166,7 @@ async def _infer(context: Context, version: Version, via: Via = DIRECT) -> Reply
     body = await request.body(limit, codings=("gzip", "deflate"))
     length = request.header(tensors.JSON_LENGTH)
     is_object = (version.manifest.input_schema or {}).get("type") == "object"
-    asked, native_body = await _off_loop(body, _read, body, length, is_object)
+    asked, native_body = await _off_loop(body, _read, body, length, is_object, limit)
     native.require_fitting(native_body, limit)
     outcome = await native.call(context, version, content_type=JSON, body=native_body, via=via)
     content, json_length = await _off_loop(
@@ -184,8 +184,10 @@ async def _infer(context: Context, version: Version, via: Via = DIRECT) -> Reply
     )
 
 
-def _read(body: bytes, length: str, is_object: bool) -> tuple[tensors.InferRequest, bytes]:
-    asked = tensors.request_from_bytes(body, length)
+def _read(
+    body: bytes, length: str, is_object: bool, limit: int
+) -> tuple[tensors.InferRequest, bytes]:
+    asked = tensors.request_from_bytes(body, length, native_bytes_max=limit)
     return asked, tensors.model_input(asked.inputs, is_object=is_object)
 
 

@@ -25,11 +25,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from appliance import wire
 from appliance.errors import FieldError, InputInvalid, Malformed, RunnerProtocol
 
 JSON_LENGTH = "inference-header-content-length"
 OUTPUT = "output-0"
 RANK_MAX = 32
+NATIVE_BYTES_MAX = 16 * 1024 * 1024
 _INT64 = range(-(2**63), 2**63)
 
 # Kind of element, its struct letter and the range of the integers.
@@ -93,16 +95,20 @@ class InferRequest:
     is_binary: bool
 
 
-def request_from_bytes(body: bytes, json_length: str) -> InferRequest:
+def request_from_bytes(
+    body: bytes, json_length: str, *, native_bytes_max: int = NATIVE_BYTES_MAX
+) -> InferRequest:
     """The inference request in a body.
 
     Args:
         body: JSON, followed by binary tensors where the JSON says so.
         json_length: value of the header ``Inference-Header-Content-Length``, "" without it.
+        native_bytes_max: most bytes of the document that ``model_input`` makes of it.
 
     Raises:
         Malformed: it is not JSON, or the binary part is not what the JSON announces.
         InputInvalid: a field is wrong; it is named.
+        TooLarge: the document is sure to be larger; found before any element is looked at.
     """
     text, rest = _split(body, json_length)
     try:
@@ -113,6 +119,8 @@ def request_from_bytes(body: bytes, json_length: str) -> InferRequest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
         raise Malformed("The request is not a valid JSON document (RFC 8259).") from None
     inputs, names = [], set()
+    if sum(_least_bytes(one.shape) for one in asked.inputs) > native_bytes_max:
+        raise wire.too_large(native_bytes_max)
     for index, one in enumerate(asked.inputs):
         where = f"inputs[{index}]"
         if one.name in names:
@@ -147,8 +155,9 @@ def model_input(inputs: tuple[Tensor, ...], *, is_object: bool = False) -> bytes
         if one.datatype in _FLOATS and not all(map(math.isfinite, one.values)):
             raise _wrong(f"inputs[{index}].data", "holds NaN or an infinity, which JSON cannot say")
     if len(inputs) == 1 and not is_object:
-        return msgspec.json.encode(_nested(inputs[0]))
-    return msgspec.json.encode({one.name: _nested(one) for one in inputs})
+        return bytes(_nested(inputs[0]))
+    members = [msgspec.json.encode(one.name) + b":" + _nested(one) for one in inputs]
+    return b"{" + b",".join(members) + b"}"
 
 
 def tensors_from_answer(body: bytes, content_type: str) -> list[Tensor]:
@@ -278,7 +287,12 @@ def _checked(datatype: str, values: list[Any], where: str) -> list[Any]:
         if not fits(value):
             shown = msgspec.json.encode(value)[:40].decode("utf-8", "replace")
             raise _wrong(f"{where}.data[{index}]", f"{shown} is no {datatype}")
-    return [float(value) for value in values] if datatype in _FLOATS else values
+    if datatype not in _FLOATS:
+        return values
+    try:
+        return [float(value) for value in values]
+    except OverflowError:
+        raise _wrong(f"{where}.data", f"holds a whole number too large for {datatype}") from None
 
 
 def _test_of(datatype: str) -> Any:
@@ -336,14 +350,36 @@ def _layout(datatype: str) -> tuple[str, int]:
     return letter, struct.calcsize(f"<{letter}")
 
 
-def _nested(tensor: Tensor) -> Any:
-    """The elements as lists within lists, as the shape says."""
-    if not tensor.shape:
-        return tensor.values[0]
-    level: list[Any] = tensor.values
-    for size in reversed(tensor.shape[1:]):
-        level = [level[at : at + size] for at in range(0, len(level), size)]
-    return level
+def _least_bytes(shape: list[int]) -> int:
+    """What a tensor of this shape takes in JSON at least: its brackets, elements and commas."""
+    found = 2 * math.prod(shape)
+    if found:
+        found += sum(2 * math.prod(shape[:rank]) for rank in range(1, len(shape)))
+    return found
+
+
+def _nested(tensor: Tensor) -> bytearray:
+    """The elements as JSON lists within lists, as the shape says.
+
+    Written row by row: as lists of Python's, dimensions of 1 would take a hundred times the memory
+    of the request.
+    """
+    encode, values = msgspec.json.Encoder().encode_into, tensor.values
+    out = bytearray()
+    if len(tensor.shape) < 2 or not values:
+        encode(values if tensor.shape else values[0], out)
+        return out
+    *outer, width = tensor.shape
+    # A list that holds so many rows ends, and another begins, wherever that divides the row.
+    ends = [math.prod(outer[rank:]) for rank in range(len(outer) - 1, 0, -1)]
+    out += b"[" * len(outer)
+    for row in range(len(values) // width):
+        if row:
+            closed = next((k for k, rows in enumerate(ends) if row % rows), len(ends))
+            out += b"]" * closed + b"," + b"[" * closed
+        encode(values[row * width : (row + 1) * width], out, -1)
+    out += b"]" * len(outer)
+    return out
 
 
 def _wrong(place: str, reason: str) -> InputInvalid:
@@ -380,7 +416,10 @@ def _tensor(name: str, value: Any) -> Tensor | None:
     if datatype is None:
         return None
     if datatype == "FP64":
-        values = [None if value is None else float(value) for value in values]
+        try:
+            values = [None if value is None else float(value) for value in values]
+        except OverflowError:
+            return None
     return Tensor(name=name, datatype=datatype, shape=shape or (1,), values=values)
 
 
