@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from appliance.sandbox.runtimes.language import BASE_PACKAGES, MONITOR, Language, monitored
 
-# The package compiles mscorlib ahead of time, with random ids: two builds differ in that one file.
-# Without it every start would take 0.13 s more.
 _ENTRY = r"[\w][\w./-]{0,127}\.(?:cs|dll):[A-Za-z_][\w.+]{0,127}"
 _EXAMPLE = "Model.cs:Model"
 _MEMORY = "OutOfMemoryException|Garbage collector could not allocate|Out of memory"
@@ -33,6 +31,9 @@ _FINISH = (
     " && dpkg-deb --fsys-tarfile mono-devel_*.deb"
     ' | tar -C "$1" --no-same-owner -x ./usr/lib/mono/4.5/Facades'
     " && rm mono-devel_*.deb",
+    # Compiled ahead of time with random ids: with it no two builds would be the same bytes. It
+    # would save 0.13 s of a cold start.
+    'rm -rf "$1/usr/lib/mono/aot-cache"',
 )
 
 MONO_6_8 = Language(
