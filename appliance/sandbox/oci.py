@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,8 +155,10 @@ def _opened(source: Path) -> Iterator[ImageArchive]:
 @contextlib.contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
     """A folder of this import, locked while it runs, gone afterwards unless it was renamed."""
-    made = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
+    # Named before it is made: whenever a signal ends the import, the name is known.
+    made = folder / clock.new_id(_SCRATCH).replace("_", "")
     try:
+        made.mkdir(mode=0o700)
         with _locked(made):
             yield made
     finally:
