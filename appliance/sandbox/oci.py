@@ -238,6 +238,7 @@ def _finish(root: RootFolder, found: Found, wanted: Wanted, source: str) -> Imag
         for path in images.MOUNT_POINTS:
             root.force_folder(f"/{path}", 0o755)
         root.force_folder("/tmp", 0o1777)  # noqa: S108 - inside the image
+        root.work_folder(found.config.work_dir)
         settings = _with_model_path(root, settings, notes)
         for path in images.EMPTY_FILES:
             root.force_file(f"/{path}", b"")

@@ -110,6 +110,17 @@ class RootFolder:
             folder.children[name] = _Node("folder", _LAST)
         os.chmod(os.path.join(at, name), mode)
 
+    def work_folder(self, path: str) -> None:
+        """Have a folder where ``/a/b`` leads, links followed inside; it is made if it is missing.
+
+        Raises:
+            ArchiveRejected: it leads to what the kernel shows there once the image runs: a
+                descriptor below /proc may be a folder of the host.
+        """
+        at, _ = self._folder(_split(path), _LAST, path)
+        if os.path.relpath(at, self.path).split("/")[0] in _LEFT_OUT:
+            raise rejected(path, "leads to /dev, /proc or /sys, where nothing is to be started")
+
     def force_file(self, path: str, content: bytes) -> None:
         """Have a file of this content at ``/a/b``, whatever was there."""
         *parents, name = _split(path)

@@ -110,6 +110,19 @@ def test_a_whole_number_of_any_size_in_an_answer_is_passed_on_as_text(answer: st
         assert answer.encode() in tensors.reply_bytes({}, [(one, is_binary)])[0]
 
 
+def test_the_names_a_refusal_shows_are_few_whatever_the_model_answers() -> None:
+    asked = tensors.request_from_bytes(
+        b'{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":[1]}],'
+        b'"outputs":[{"name":"other"}]}',
+        "",
+    )
+    many = {f"{'n' * 5000}{number}": 1 for number in range(1000)}
+    found = tensors.tensors_from_answer(json.dumps(many).encode(), "application/json")
+    with pytest.raises(InputInvalid) as caught:
+        tensors.chosen(found, asked)
+    assert len(caught.value.detail) < 2000
+
+
 # -- images ------------------------------------------------------------------------------------
 
 
@@ -143,9 +156,9 @@ def index_bomb(fan_out: int, levels: int) -> bytes:
 
 
 def opaque_bomb(count: int) -> bytes:
-    """A folder of many files, and as many times the word that what was in it is hidden."""
+    """A folder of many files, and more often the word that what was in it is hidden."""
     members = [file(f"d/{number}", b"") for number in range(count)]
-    hiding = [file("d/.wh..wh..opq", b""), file(".wh.d", b"")] * (count // 2)
+    hiding = [file("d/.wh..wh..opq", b""), file(".wh.d", b"")] * (3 * count)
     return oci_archive(ImageParts([layer(folder("d"), *members, *hiding)], {"Cmd": ["/d"]}))
 
 
@@ -162,7 +175,7 @@ def winding_bomb(count: int) -> bytes:
 IMAGES: dict[str, Callable[[], bytes]] = {
     "indexes that name each other": lambda: index_bomb(200, 4),
     "one wide index": lambda: index_bomb(19_000, 1),
-    "a folder hidden again and again": lambda: opaque_bomb(10_000),
+    "a folder hidden again and again": lambda: opaque_bomb(4_000),
     "links that wind": lambda: winding_bomb(4_000),
 }
 
@@ -173,7 +186,7 @@ def test_an_image_costs_no_time_out_of_proportion_to_its_size(tmp_path: Path, na
     assert len(data) < 32 * MIB
     started = time.process_time()
     import_of(tmp_path, data)
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 8
 
 
 def test_an_index_named_twice_keeps_both_names(tmp_path: Path) -> None:

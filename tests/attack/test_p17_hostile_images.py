@@ -403,6 +403,34 @@ def test_a_member_twice_in_a_layer_is_the_last_of_them(tmp_path: Path) -> None:
     assert (made.rootfs / "b").read_bytes() == b"1"
 
 
+WORKS = {
+    "a descriptor": ([], "/proc/self/fd/9"),
+    "another's": ([], "/proc/1/root"),
+    "below dev": ([], "/dev/fd/9"),
+    "a link to one": ([symlink("x", "/proc/self/fd/9")], "/x"),
+    "links to one": ([symlink("x", "y/self"), symlink("y", "proc")], "/x/fd/9"),
+    "below a file": ([], "/bin/server/x"),
+}
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_an_image_starts_in_a_folder_of_its_own(tmp_path: Path, name: str) -> None:
+    more, path = WORKS[name]
+    parts = ImageParts([layer(file("bin/server"), *more)], {**CONFIG, "WorkingDir": path})
+    problem = refused(tmp_path, oci_archive(parts))
+    assert "/dev, /proc or /sys" in problem.detail or "no folder" in problem.detail
+
+
+def test_a_working_folder_that_is_missing_is_made(tmp_path: Path) -> None:
+    source = tmp_path / "image.tar"
+    parts = ImageParts([layer(file("bin/server"), symlink("w", "/srv"))], CONFIG)
+    parts.config = {**CONFIG, "WorkingDir": "/w/app/data"}
+    source.write_bytes(oci_archive(parts))
+    made = oci.import_image(tmp_path / "data", source, Wanted(name="one"), lambda *_: None)
+    assert (made.rootfs / "srv/app/data").is_dir()
+    assert not (made.rootfs / "srv/app").is_symlink()
+
+
 HIDING = ("/bin", "/proc", "/dev/pts", "/sys", "/run/app", "/tmp", "/etc", "/deps", "/link", "/x/y")
 
 

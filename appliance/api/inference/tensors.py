@@ -31,6 +31,7 @@ from appliance.errors import FieldError, InputInvalid, Malformed, RunnerProtocol
 JSON_LENGTH = "inference-header-content-length"
 OUTPUT = "output-0"
 RANK_MAX = 32
+_NAMES_SHOWN, _NAMES_SHOWN_CHARACTERS = 32, 1024
 NATIVE_BYTES_MAX = 16 * 1024 * 1024
 _INT64 = range(-(2**63), 2**63)
 
@@ -191,7 +192,7 @@ def chosen(tensors: list[Tensor], request: InferRequest) -> list[tuple[Tensor, b
     by_name = {one.name: one for one in tensors}
     for index, name in enumerate(request.outputs):
         if name not in by_name:
-            known = ", ".join(by_name)
+            known = ", ".join(list(by_name)[:_NAMES_SHOWN])[:_NAMES_SHOWN_CHARACTERS]
             raise _wrong(f"outputs[{index}].name", f"there is no output '{name}'; there is {known}")
     return [(by_name[name], binary) for name, binary in request.outputs.items()]
 
