@@ -24,6 +24,8 @@ VALUES = {
     "rule_id": "eg_none",
     "slug": "not-found",
     "sandbox_id": "box_1",
+    "name": "python3.11",
+    "digest": "sha256:" + "0" * 64,
 }
 
 

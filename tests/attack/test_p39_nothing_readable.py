@@ -52,7 +52,8 @@ def readable_files(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if name not in skipped]
         for name in files:
             path = Path(root) / name
-            if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
+            # os.path answers False where another user's folder hides what it is.
+            if os.path.isfile(path) and not os.path.islink(path) and os.access(path, os.R_OK):
                 yield path
 
 
