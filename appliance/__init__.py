@@ -8,12 +8,13 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     api        one file per public HTTP contract          serve   Hypercorn: TLS, sockets, drain
     wire       HTTP mechanics: parsing, limits, problem+json
     node       the life of the process: uninitialised, sealed, ready, draining
-    routing    which version answers a call: routes and canaries
+    canary     candidates watched against what they follow, stepped, held, aborted
+    routing    which version answers a call: routes and their revisions
     invoke     one call, end to end                       lifecycle  every change of a model
     reservations  sandboxes kept loaded before anybody calls
     provision  a version's files from store to sandbox    doctor  checks of the host
     trial      what a version's first sandbox shows       supply  runtimes and dependency sets
-    traffic    how a route's arms share calls, purely
+    traffic    how a route's arms share calls, purely     effects  statistics of two arms
     policy     who may do what                            auth    who is calling
     conventions  manifests of models that bring none: MLflow folders, ONNX, pickles, skops
     archive    the upload parser                          manifest  what a model declares

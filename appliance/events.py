@@ -305,6 +305,19 @@ class CallOutcome(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricReported(Event):
+    """A caller said how good a routed call's answer turned out to be; the last word counts."""
+
+    KIND: ClassVar[str] = "metric.reported"
+    SEALED: ClassVar[bool] = True
+    call_id: str
+    model_id: str
+    number: int
+    route_revision: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditVerified(Event):
     """The whole ledger was verified up to ``entries``; ``ok`` tells the result."""
 

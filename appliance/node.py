@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appliance import __version__, clock, config, doctor
+from appliance.canary import Canaries
 from appliance.egress.guard import EgressGuard
 from appliance.errors import (
     AlreadyInitialised,
@@ -76,6 +77,7 @@ class Services:
     lifecycle: Lifecycle
     reservations: Reservations
     routing: Routing
+    canaries: Canaries
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
     egress: EgressGuard
@@ -321,7 +323,9 @@ class Node:
                 store, self.settings.egress, self.metrics, pool=self._require_pool
             )
             reservations = Reservations(store, self._require_pool, self.settings.sandbox)
-            routing = Routing(store, invoker)
+            routing = Routing(store)
+            canaries = Canaries(store, routing)
+            invoker.watches.append(canaries.observe)
             services = Services(
                 store=store,
                 invoker=invoker,
@@ -331,6 +335,7 @@ class Node:
                 egress=self._guard,
                 reservations=reservations,
                 routing=routing,
+                canaries=canaries,
                 supply=Supply(store, self.data_dir),
             )
             await self._start_executor(store)
@@ -343,6 +348,7 @@ class Node:
         self._services, self._root = services, root
         self._spawn(self._settle(invoker))
         self._spawn(reservations.follow())
+        self._spawn(canaries.follow())
         if self._sandbox_problem:
             self._spawn(self._retry_executor(store))
 

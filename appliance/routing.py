@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from appliance import clock, traffic
 from appliance.errors import NotFound, RouteInvalid
-from appliance.invoke import Invoker, Via
+from appliance.invoke import Via
 from appliance.records import LIVE, WEIGHT_ALL, Route
 from appliance.store import Snapshot, Store
 
@@ -22,10 +22,9 @@ _ENDS = ("promoted", "removed")
 class Routing:
     """Chooses versions and changes routes; one per unsealed node."""
 
-    def __init__(self, store: Store, invoker: Invoker) -> None:
+    def __init__(self, store: Store) -> None:
         """Read routes from the store's registry."""
         self._store = store
-        self._invoker = invoker
         self._secret = store.secret("route-keys")
 
     def choose(
@@ -140,6 +139,18 @@ class Routing:
 
         def make(_snapshot: Snapshot, current: Route | None) -> Route:
             return replace(traffic.given_back(_required(current)), state="aborted")
+
+        return await self._change(model_id, make, revision, reason, actor)
+
+    async def step(
+        self, model_id: str, weight: int, *, revision: int, reason: str, actor: str
+    ) -> Route:
+        """Give the candidate this weight, from its baseline. Raises as ``promote``."""
+
+        def make(_snapshot: Snapshot, current: Route | None) -> Route:
+            route = _required(current)
+            candidate = traffic.candidate_of(route)
+            return traffic.shifted(route, candidate, weight) if candidate else route
 
         return await self._change(model_id, make, revision, reason, actor)
 

@@ -1,4 +1,4 @@
-"""``appliance route``: show, set, canary, promote, hold, abort, back, remove, history.
+"""``appliance route``: show, set, canary, promote, hold, abort, back, remove, history, stats.
 
 Owns: these commands.
 Never: chooses a version or judges a canary; the appliance does.
@@ -230,6 +230,58 @@ def history(context: Context, name: str) -> None:
         ),
         empty=f"{name} never had a route",
     )
+
+
+@route.command(
+    "stats", examples=("appliance route stats demo/x", "appliance route stats demo/x --since 3")
+)
+@click.argument("name", metavar="TENANT/NAME")
+@click.option("--since", type=click.IntRange(min=1), help="From this revision of the route on.")
+@pass_context
+def stats(context: Context, name: str, since: int | None) -> None:
+    """Compare the versions of the route: calls, errors, latency, reported outcomes, shadows."""
+    target = reference(name, is_model=True)
+    with context.client() as client:
+        document = client.get(f"{target.path}/route/stats", since=since)
+    context.output.data(document, "\n".join(_compared(document)))
+
+
+def _compared(document: dict[str, Any]) -> list[str]:
+    lines = [f"since revision {document['since_revision']}; intervals at 95 %"]
+    for arm in document["arms"]:
+        line = (
+            f"  version {arm['version']:<4} {arm['percent']:g} %  {arm['calls']} calls  errors "
+            f"{arm['error_rate']:.2%} ({arm['error_low']:.2%} to {arm['error_high']:.2%})  "
+            f"p50 {arm['p50_ms']:.1f} ms  p95 {arm['p95_ms']:.1f} ms"
+        )
+        if arm["metrics"]:
+            line += f"  outcome {arm['metric_mean']:.4g} of {arm['metrics']}"
+        lines.append(line)
+    for one in document["comparisons"]:
+        lines.append(f"  version {one['version']} minus version {one['against']}:")
+        for key, label, scale, unit in (
+            ("error_rate", "errors ", 100.0, " points"),
+            ("latency_ms", "latency", 1.0, " ms"),
+            ("metric", "outcome", 1.0, ""),
+        ):
+            if one[key] is not None:
+                lines.append(f"    {label} {_effect(one[key], scale, unit)}")
+    lines += [
+        f"  shadow {one['version']}: {one['calls']} calls, {one['equal']} equal, {one['close']} "
+        f"close, {one['different']} different, {one['failed']} failed, p95 {one['p95_ms']:.1f} ms"
+        for one in document["shadows"]
+    ]
+    if document["canary"] and document["canary"]["complaint"]:
+        lines.append(f"  canary: {document['canary']['complaint']}")
+    return lines
+
+
+def _effect(one: dict[str, Any], scale: float, unit: str) -> str:
+    low, middle, high = (one[key] * scale for key in ("low", "difference", "high"))
+    seen = min(one["samples"], one["samples_against"])
+    verdict = "clear" if one["clear"] else "may be nothing"
+    text = f"{middle:+.3g}{unit} ({low:+.3g} to {high:+.3g}), {verdict}; {seen} of {one['needed']}"
+    return f"{text} calls needed"
 
 
 def _put(context: Context, target: Reference, body: Any, revision: int | None) -> None:

@@ -34,7 +34,7 @@ from appliance.store.keyring import Keyring
 from appliance.store.ledger import Head, Ledger
 from appliance.store.projection import Projection
 from appliance.store.proofs import Signer, proof_text
-from appliance.store.queries import CallStats, Queries
+from appliance.store.queries import ArmStats, CallStats, Queries, ShadowStats
 from appliance.store.registry import Registry, Snapshot
 from appliance.store.seal import RootKey, Slot
 from appliance.store.usage import UsageRow
@@ -42,6 +42,7 @@ from appliance.store.verify import State, VerifyReport
 from appliance.store.writer import Writer
 
 __all__ = [
+    "ArmStats",
     "BackupReport",
     "BlobWriter",
     "Blobs",
@@ -52,6 +53,7 @@ __all__ = [
     "Queries",
     "Registry",
     "RootKey",
+    "ShadowStats",
     "Slot",
     "Snapshot",
     "Store",
@@ -61,6 +63,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_NOT_REGISTRY = (b'"kind":"call.', b'"kind":"metric.')
 _SNAP_CHANGES = 256  # registry changes after which registry.snap is written again
 _SNAP_ENTRIES = 10_000  # entries after which it is, so that a start replays few
 _SNAP_PERIOD_S = 5.0
@@ -162,7 +165,7 @@ class Store:
 
         def visit(records: list[bytes]) -> None:
             for record in records:
-                if b'"kind":"call.' in record:  # most of them, and never the registry's
+                if any(kind in record for kind in _NOT_REGISTRY):  # most of them
                     continue
                 entry = self.ledger.entry(record)
                 tables.replay(entry, missing)

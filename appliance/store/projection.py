@@ -22,7 +22,7 @@ import msgspec
 
 from appliance import clock
 from appliance.errors import StoreCorrupt
-from appliance.events import CallIntent, CallOutcome
+from appliance.events import CallIntent, CallOutcome, MetricReported
 from appliance.records import Entry
 from appliance.store.keyring import Keyring
 from appliance.store.ledger import Ledger
@@ -65,6 +65,8 @@ CREATE TABLE alias (model_id VARCHAR, tag BLOB, tenant_id VARCHAR, number INTEGE
                     revision BIGINT, set_ns BIGINT, sealed BLOB, PRIMARY KEY (model_id, tag));
 CREATE TABLE secret (model_id VARCHAR, tag BLOB, tenant_id VARCHAR, set_ns BIGINT, sealed BLOB,
                      PRIMARY KEY (model_id, tag));
+CREATE TABLE metric (seq BIGINT, tenant_id VARCHAR, model_id VARCHAR, number INTEGER,
+                     route_revision BIGINT, call_id VARCHAR, value DOUBLE);
 CREATE TABLE route (model_id VARCHAR, revision BIGINT, tenant_id VARCHAR, set_ns BIGINT,
                     sealed BLOB, PRIMARY KEY (model_id, revision));
 INSERT INTO meta VALUES (3, 0);
@@ -87,6 +89,7 @@ class _Rows:
     def __init__(self) -> None:
         self.entry: list[tuple[Any, ...]] = []
         self.call: list[tuple[Any, ...]] = []
+        self.metric: list[tuple[Any, ...]] = []
         self.intents: dict[int, tuple[str, int]] = {}  # sequence number: boot, request bytes
         self.closed: list[int] = []  # intents of earlier batches whose outcome is in this one
         self.leaves: list[bytes] = []
@@ -375,6 +378,9 @@ class Projection:
             ended = _OUTCOME.decode(record.data)
             model_id = ended.model_id
             self._add_call(rows, record, tag, ended)
+        elif record.kind == MetricReported.KIND:
+            model_id = record.object
+            self._add_metric(rows, self._ledger.entry(line))
         elif record.kind in REGISTRY_EVENTS:
             rows.registry.append(self._ledger.entry(line))
             if record.kind.startswith(("model.", "version.", "alias.", "secret.", "route.")):
@@ -389,6 +395,13 @@ class Projection:
                 self._tags.clear()
             tag = self._tags[actor] = actor_tag(self._key, actor)
         return tag
+
+    @staticmethod
+    def _add_metric(rows: _Rows, entry: Entry) -> None:
+        if entry.event is not None:
+            names = ("model_id", "number", "route_revision", "call_id", "value")
+            values = [entry.event[name] for name in names]
+            rows.metric.append((entry.seq, entry.tenant_id, *values))
 
     @staticmethod
     def _add_call(rows: _Rows, entry: Record, tag: bytes, call: CallOutcome) -> None:
@@ -429,6 +442,7 @@ class Projection:
         try:
             self._append(con, "entry", rows.entry)
             self._append(con, "call", rows.call)
+            self._append(con, "metric", rows.metric)
             self._append(con, "intent", [(seq, *rest) for seq, rest in rows.intents.items()])
             if rows.closed:
                 con.execute(

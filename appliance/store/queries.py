@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance import clock
-from appliance.errors import InputInvalid
+from appliance.errors import GuestError, InputInvalid, problem_classes
 from appliance.records import Entry
 from appliance.store.ledger import Ledger
 from appliance.store.projection import Projection
@@ -24,6 +24,7 @@ _MINUTE_NS = 60 * 1_000_000_000
 _LIMIT_MAX = 10_000
 _FRAME_CACHE = 64
 _CATCH_UP_S = 300.0
+_FAULTS = sorted(cls.slug for cls in problem_classes() if issubclass(cls, GuestError))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,40 @@ class VersionStats:
     queue_us: int
     compute_us: int
     last_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmStats:
+    """Calls that a route sent to one version, and what was reported of their answers.
+
+    ``calls`` are those that say something about the version: answered, or failed by its fault.
+    Times are of answered calls, in microseconds from having a sandbox on; ``took_variance`` and
+    ``metric_variance`` are sample variances.
+    """
+
+    number: int
+    calls: int = 0
+    errors: int = 0
+    took_mean: float = 0.0
+    took_variance: float = 0.0
+    took_p50: float = 0.0
+    took_p95: float = 0.0
+    metrics: int = 0
+    metric_mean: float = 0.0
+    metric_variance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowStats:
+    """What a shadow did: how its replies compare, how often it failed, its 95th percentile."""
+
+    number: int
+    calls: int
+    equal: int
+    close: int
+    different: int
+    failed: int
+    took_p95: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,11 +203,11 @@ class Queries:
         )
 
     async def call_stats(self, *, tenant_id: str | None = None, minutes: int = 15) -> CallStats:
-        """Calls that ended in the last ``minutes`` (1 to 1440)."""
+        """Calls that ended in the last ``minutes`` (1 to 1440); shadows are not among them."""
         minutes = min(max(minutes, 1), 1440)
         last = clock.now_ns() // _MINUTE_NS * _MINUTE_NS
         first = last - (minutes - 1) * _MINUTE_NS
-        where, parameters = "time_ns >= ?", [first]
+        where, parameters = "time_ns >= ? AND shadow_of IS NULL", [first]
         if tenant_id is not None:
             where += " AND tenant_id = ?"
             parameters.append(tenant_id)  # type: ignore[arg-type]
@@ -200,6 +235,49 @@ class Queries:
         )
         names = VersionStats.__slots__
         return [VersionStats(**dict(zip(names, row, strict=True))) for row in rows]
+
+    async def arm_stats(self, *, model_id: str, since_revision: int) -> list[ArmStats]:
+        """What each version did with the calls a route sent it, since a revision of the route."""
+        took = "FILTER (code = 'ok')"
+        rows = await self._ask(
+            "SELECT c.*, m.* EXCLUDE (number) FROM (SELECT number, count(*), "  # noqa: S608
+            f"count(*) FILTER (code <> 'ok'), coalesce(avg(took) {took}, 0), "
+            f"coalesce(var_samp(took) {took}, 0), coalesce(quantile_cont(took, 0.5) {took}, 0), "
+            f"coalesce(quantile_cont(took, 0.95) {took}, 0) "
+            "FROM (SELECT *, total_us - queue_us - load_us AS took FROM call WHERE model_id = ? "
+            "AND route_revision >= ? AND shadow_of IS NULL "
+            "AND (code = 'ok' OR list_contains(?::VARCHAR[], code))) GROUP BY number) c "
+            "LEFT JOIN (SELECT number, count(*) AS n, avg(value) AS mean, "
+            "coalesce(var_samp(value), 0) AS variance FROM (SELECT any_value(number) AS number, "
+            "arg_max(value, seq) AS value FROM metric WHERE model_id = ? AND route_revision >= ? "
+            "GROUP BY call_id) GROUP BY number) m USING (number) ORDER BY number",
+            [model_id, since_revision, _FAULTS, model_id, since_revision],
+        )
+        names = ArmStats.__slots__
+        return [ArmStats(**dict(zip(names, (v or 0 for v in row), strict=True))) for row in rows]
+
+    async def shadow_stats(self, *, model_id: str, since_revision: int) -> list[ShadowStats]:
+        """What each shadow did since a revision of the route."""
+        rows = await self._ask(
+            "SELECT number, count(*), count(*) FILTER (match = 'equal'), "
+            "count(*) FILTER (match = 'close'), count(*) FILTER (match = 'different'), "
+            "count(*) FILTER (code <> 'ok'), "
+            "coalesce(quantile_cont(total_us - queue_us - load_us, 0.95), 0) FROM call "
+            "WHERE model_id = ? AND route_revision >= ? AND shadow_of IS NOT NULL "
+            "GROUP BY number ORDER BY number",
+            [model_id, since_revision],
+        )
+        names = ShadowStats.__slots__
+        return [ShadowStats(**dict(zip(names, row, strict=True))) for row in rows]
+
+    async def routed_call(self, *, model_id: str, call_id: str) -> tuple[int, int] | None:
+        """Version and route revision of a call that a route sent on; ``None`` if there was none."""
+        rows = await self._ask(
+            "SELECT number, route_revision FROM call WHERE model_id = ? AND call_id = ? "
+            "AND shadow_of IS NULL LIMIT 1",
+            [model_id, call_id],
+        )
+        return rows[0] if rows else None
 
     async def usage(
         self, *, since_ns: int, until_ns: int, tenant_id: str | None = None

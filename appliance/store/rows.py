@@ -71,7 +71,7 @@ class RegistryRows:
             case TenantIsolationSet(tenant_id=tenant_id, isolation=isolation):
                 con.execute("UPDATE tenant SET isolation = ? WHERE id = ?", [isolation, tenant_id])
             case TenantRemoved(tenant_id=tenant_id):
-                for table in ("api_key", "model", "version", "alias", "secret", "route"):
+                for table in ("api_key", "model", "version", "alias", "secret", "route", "metric"):
                     con.execute(f"DELETE FROM {table} WHERE tenant_id = ?", [tenant_id])  # noqa: S608
                 con.execute("DELETE FROM tenant WHERE id = ?", [tenant_id])
             case KeyCreated(key=key):

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,10 @@ PASSPHRASE = "a passphrase for tests only"
 
 
 class EchoSandbox:
-    """Answers with what it was asked; ``raise`` raises, ``sleep <s>`` waits first."""
+    """Answers with what it was asked; ``raise`` raises, ``sleep <s>`` waits first.
+
+    ``at <n> <request>`` is that request to version n, and an echo of all of it to others.
+    """
 
     LOAD_S = 0.0
 
@@ -67,6 +70,8 @@ class EchoSandbox:
 
     async def request(self, request: Request) -> Reply:
         self._calls += 1
+        prefix = f"at {self._spec.version_key.rpartition('/')[2]} ".encode()
+        request = replace(request, body=request.body.removeprefix(prefix))
         if request.body == b"raise":
             raise ModelRaised("ValueError: no", stderr=("line one", "secret line two"))
         if request.body.startswith(b"sleep "):

@@ -21,6 +21,7 @@ BODIES: dict[str, Any] = {
     "AliasSet": {"version": 1, "reason": "test"},
     "ReservationNew": {"warm": 1},
     "RouteNew": {"arms": [{"version": 1, "percent": 100}]},
+    "OutcomeNew": {"request_id": "req_none", "value": 1.0},
     "RouteVerb": {"reason": "test"},
     "Promotion": {"reason": "test"},
     "Secret": {"passphrase": "wrong"},

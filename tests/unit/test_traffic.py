@@ -197,3 +197,24 @@ def test_the_schedule_goes_up_step_by_step():
         stands = traffic.shifted(stands, 2, step)
     assert found == [500, 2500, 10_000]
     assert traffic.next_step(route()) is None
+
+
+def test_a_window_counts_what_is_in_it_and_forgets_what_is_not():
+    window = traffic.Window(60)
+    for second in range(100):
+        window.add(float(second), is_error=second % 10 == 0, took_us=1000)
+    found = window.figures(99.0)
+    assert 58 <= found.calls <= 60
+    assert found.errors == 6
+    assert found.p95_us == pytest.approx(1000, rel=0.01)
+    assert window.figures(1000.0) == Figures()
+    assert len(window._slots) == 0
+
+
+@given(st.lists(st.integers(1, 60_000_000), min_size=1, max_size=300))
+def test_a_windows_percentile_is_within_one_percent(took):
+    window = traffic.Window(30)
+    for one in took:
+        window.add(1.0, is_error=False, took_us=one)
+    exact = sorted(took)[math.ceil(0.95 * len(took)) - 1]
+    assert window.figures(1.0).p95_us == pytest.approx(exact, rel=0.0101)
