@@ -37,7 +37,7 @@ def text(running: RunningAppliance, *arguments: str) -> str:
 def test_a_route_from_the_first_share_to_promotion(running: RunningAppliance) -> None:
     secret = running.tenant("traffic")
     for number in (1, 2):
-        assert running.push(secret, TARGET, model_files(number)).status_code == 200
+        assert running.push(secret, TARGET, model_files(number)).status_code == 201
     assert "never had a route" in running.cli("route", "history", TARGET).stderr.decode()
 
     def answers(calls: int, **headers: str) -> set[int]:
@@ -54,6 +54,9 @@ def test_a_route_from_the_first_share_to_promotion(running: RunningAppliance) ->
     shown = text(running, "route", "set", TARGET, "1=50", "2=50", "--reason", "A/B")
     assert "version 1     50 %" in shown
     assert answers(40) == {1, 2}
+    shown = text(running, "route", "stats", TARGET)
+    assert "version 2 minus version 1" in shown
+    assert "calls needed" in shown
     problem = cli(running, "route", "set", TARGET, "1=50", "2=40", code=65)
     assert problem["code"] == "route-invalid"
     assert "sum to 90 percent" in problem["detail"]
