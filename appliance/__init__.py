@@ -10,6 +10,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     node       the life of the process: uninitialised, sealed, ready, draining
     canary     candidates watched against what they follow, stepped, held, aborted
     routing    which version answers a call: routes and their revisions
+    jobs       calls that outlive their request
     invoke     one call, end to end                       lifecycle  every change of a model
     reservations  sandboxes kept loaded before anybody calls
     provision  a version's files from store to sandbox    doctor  checks of the host

@@ -195,6 +195,23 @@ class Egress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Jobs:
+    """Calls that outlive their request."""
+
+    running_max: Annotated[
+        int, _doc("Jobs run at once; 0: half of the sandboxes there may be.", ge=0)
+    ] = 0
+    queued_max: Annotated[int, _doc("Jobs of one tenant that wait or run at once.", ge=1)] = 1000
+    kept_s: Annotated[
+        int, _doc("Time an ended job and its payloads are kept.", ge=1, le=31_536_000)
+    ] = 86_400
+    kept_max: Annotated[int, _doc("Ended jobs kept per tenant; the oldest go first.", ge=1)] = 2000
+    wait_s_max: Annotated[
+        int, _doc("Longest wait for a sandbox before a job fails.", ge=1, le=31_536_000)
+    ] = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """How a model's dependencies are fetched."""
 
@@ -233,6 +250,7 @@ class Settings:
     sandbox: Sandbox = field(default_factory=Sandbox)
     egress: Egress = field(default_factory=Egress)
     build: Build = field(default_factory=Build)
+    jobs: Jobs = field(default_factory=Jobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

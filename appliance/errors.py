@@ -216,6 +216,21 @@ class InputInvalid(CallerError):
     slug, status, title = "input-invalid", 422, "Invalid input"
 
 
+class IdempotencyKeyReused(CallerError):
+    """This Idempotency-Key came with another request before, so it does not name this one.
+
+    Send a new key with a new request; the same key only repeats the same one.
+    """
+
+    slug, status, title = "idempotency-key-reused", 422, "Idempotency key used before"
+
+
+class JobUnfinished(CallerError):
+    """The job has no output: it waits, runs, failed or was cancelled. Its document says which."""
+
+    slug, status, title = "job-unfinished", 409, "The job has no output"
+
+
 class ArchiveRejected(CallerError):
     """A member of the uploaded archive is not allowed; nothing was stored."""
 
@@ -348,6 +363,16 @@ class Uninitialised(StateError):
 
     slug, title = "uninitialised", "Not initialised"
     exit_code = EX_CONFIG
+
+
+class Interrupted(StateError):
+    """The appliance ended while a job was with its model; whether the model acted is not known.
+
+    It is not run again by itself, because it may have had effects. Submit it again if it may run
+    twice; a job submitted with an Idempotency-Key is run again without asking.
+    """
+
+    slug, title = "interrupted", "Interrupted by a restart"
 
 
 class Sealed(StateError):

@@ -19,6 +19,8 @@ from appliance.records import (
     ApiKey,
     EgressRule,
     Isolation,
+    Job,
+    JobEnd,
     Model,
     Reservation,
     Route,
@@ -235,6 +237,53 @@ class SecretRemoved(Event):
     SEALED: ClassVar[bool] = True
     model_id: str
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQueued(Event):
+    """A call was taken on as a job; its input is a sealed blob."""
+
+    KIND: ClassVar[str] = "job.queued"
+    SEALED: ClassVar[bool] = True
+    job: Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStarted(Event):
+    """A job is about to be handed to its model; durable before that."""
+
+    KIND: ClassVar[str] = "job.started"
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequeued(Event):
+    """A started job waits again: ``capacity`` kept it from its model, or a ``restart`` cut it off.
+
+    Only a job whose caller declared that it may run twice is queued again after a restart.
+    """
+
+    KIND: ClassVar[str] = "job.requeued"
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnded(Event):
+    """A job has its answer, failed or was cancelled; nothing more happens to it."""
+
+    KIND: ClassVar[str] = "job.ended"
+    SEALED: ClassVar[bool] = True
+    job_id: str
+    end: JobEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsRemoved(Event):
+    """Ended jobs were forgotten after their time; their payloads are about to be deleted."""
+
+    KIND: ClassVar[str] = "job.removed"
+    job_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ from appliance.events import (
     Unsealed,
 )
 from appliance.invoke import Invoker
+from appliance.jobs import Jobs
 from appliance.lifecycle import Lifecycle
 from appliance.metrics import Metrics
 from appliance.reservations import Reservations
@@ -74,6 +75,7 @@ class Services:
 
     store: Store
     invoker: Invoker
+    jobs: Jobs
     lifecycle: Lifecycle
     reservations: Reservations
     routing: Routing
@@ -207,6 +209,8 @@ class Node:
     def drain(self) -> None:
         """Say that the end is near: readiness turns red, what was accepted goes on."""
         self._draining = True
+        if self._services:
+            self._services.jobs.drain()
 
     async def close(self) -> None:
         """Stop every part in order; the node is gone afterwards. Idempotent."""
@@ -322,6 +326,7 @@ class Node:
             self._guard = EgressGuard(
                 store, self.settings.egress, self.metrics, pool=self._require_pool
             )
+            jobs = Jobs(store, invoker, self._require_pool, self.settings.jobs)
             reservations = Reservations(store, self._require_pool, self.settings.sandbox)
             routing = Routing(store)
             canaries = Canaries(store, routing)
@@ -329,6 +334,7 @@ class Node:
             services = Services(
                 store=store,
                 invoker=invoker,
+                jobs=jobs,
                 lifecycle=lifecycle,
                 pool=self._require_pool,
                 executor=self._require_executor,
@@ -347,6 +353,7 @@ class Node:
             raise
         self._services, self._root = services, root
         self._spawn(self._settle(invoker))
+        self._spawn(jobs.run())
         self._spawn(reservations.follow())
         self._spawn(canaries.follow())
         if self._sandbox_problem:
@@ -435,6 +442,7 @@ class Node:
         services, self._services = self._services, None
         if services is None:
             return
+        await services.jobs.close(self.settings.http.drain_timeout_s)
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

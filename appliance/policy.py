@@ -44,6 +44,8 @@ PERMISSIONS: tuple[str, ...] = (
     "alias:set",
     "route:set",
     "model:invoke",
+    "job:read",
+    "job:cancel",
     "reservation:set",
     "secret:read",
     "secret:set",

@@ -345,6 +345,50 @@ class Secret:
     set_by: str
 
 
+JobStatus = Literal["starting", "processing", "succeeded", "failed", "canceled"]
+JOB_ENDS: tuple[JobStatus, ...] = ("succeeded", "failed", "canceled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnd:
+    """How a job ended: its answer, or the problem as a document (RFC 9457) for its owner."""
+
+    status: Literal["succeeded", "failed", "canceled"]
+    output: Blob | None = None
+    content_type: str = ""
+    problem: dict[str, Any] | None = None
+    audit_seq: int = 0
+    cold: bool = False
+    run_us: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A call that outlives its request; its payloads are sealed blobs that begin with ``id``.
+
+    ``starting`` waits for its turn, ``processing`` was handed to the model. ``idempotency_key`` is
+    the caller's, ``""`` for none, ``request_digest`` keyed (HMAC) over all that was asked.
+    ``route_revision`` is of the route that chose the version, 0 for none.
+    """
+
+    id: str
+    tenant_id: str
+    model_id: str
+    number: int
+    content_type: str
+    input: Blob
+    request_digest: str
+    route_revision: int = 0
+    idempotency_key: str = ""
+    created_ns: int
+    created_by: str
+    status: JobStatus = "starting"
+    attempts: int = 0
+    started_ns: int = 0
+    ended_ns: int = 0
+    end: JobEnd | None = None
+
+
 EgressProtocol = Literal["any", "connect", "http", "tcp"]
 
 

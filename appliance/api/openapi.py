@@ -71,7 +71,7 @@ def document(table: Table, *, is_admin: bool, url: str) -> dict[str, Any]:
     """
     shown = [op for op in table if is_admin or not op.admin_only]
     _, schemas = msgspec.json.schema_components(
-        [shape for op in shown for shape in (op.body, op.reply) if _is_shape(shape)],
+        [shape for op in shown for shape in (op.body, op.reply, op.deferred) if _is_shape(shape)],
         ref_template=_REF,
     )
     paths: dict[str, Any] = {}
@@ -159,6 +159,11 @@ def _responses(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(operation.status): {"description": operation.summary, **_reply(operation)}
     }
+    if operation.deferred is not None:
+        responses["202"] = {
+            "description": "With `Prefer: respond-async`: taken on as a job",
+            "content": _content(operation.deferred),
+        }
     by_status: dict[int, list[type[ApplianceError]]] = {}
     for problem in problems_of(operation):
         by_status.setdefault(problem.status, []).append(problem)

@@ -65,6 +65,7 @@ class Operation:
         handler: gets a ``dispatch.Call`` and returns the reply; its docstring is the long text.
         body: shape of the JSON request body, or the media types of a raw one.
         reply: shape of the JSON answer, or the media type of a raw one; ``None`` for no content.
+        deferred: shape of the JSON answer with status 202 to ``Prefer: respond-async``.
         needs_store: False for the few that answer while the appliance is sealed.
         admin_only: served on the admin socket only.
         form: how its problems are written.
@@ -79,6 +80,7 @@ class Operation:
     body: Any = None
     reply: Any = None
     status: int = 200
+    deferred: Any = None
     query: tuple[Query, ...] = ()
     problems: tuple[type[ApplianceError], ...] = ()
     needs_store: bool = True

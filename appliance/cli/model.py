@@ -312,7 +312,7 @@ def call(context: Context, name: str, data: str, content_type: str) -> None:
         reply = client.request(
             "POST",
             f"{target.target}/invoke",
-            content=_body(data),
+            content=body_of(data),
             headers={"Content-Type": content_type},
         )
     context.output.raw(reply.content)
@@ -323,7 +323,8 @@ def call(context: Context, name: str, data: str, content_type: str) -> None:
     )
 
 
-def _body(data: str) -> bytes:
+def body_of(data: str) -> bytes:
+    """What ``--data`` names: a file, stdin, or JSON itself. Raises InputInvalid, ConfigInvalid."""
     if data == "-":
         return sys.stdin.buffer.read()
     try:

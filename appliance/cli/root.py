@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tenant": ("tenant", "tenant", "Tenants: list, create, remove."),
     "key": ("key", "key", "API keys: list, create, revoke."),
     "model": ("model", "model", "Models: push, list, show, call, remove."),
+    "job": ("job", "job", "Calls that outlive their request: submit, list, wait, cancel."),
     "secret": ("secret", "secret", "Secrets of models: set, list, remove."),
     "egress": ("egress", "egress", "Where models may connect to: list, allow, deny, explain."),
     "alias": ("alias", "alias", "Aliases: list, set, remove."),

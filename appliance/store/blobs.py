@@ -395,6 +395,20 @@ class Blobs:
             await asyncio.to_thread(self._remove, found)
             return len(found)
 
+    async def discard(self, tenant_id: str, blob_ids: set[str]) -> None:
+        """Remove blobs at once, whoever wrote them; nothing may refer to them any more.
+
+        Only for blobs whose plaintext is unique, so that no other upload is stored as them.
+        Audit: blob.removed, before anything is removed.
+        """
+        async with self.lock:
+            folders = [self._folder(tenant_id, blob_id) for blob_id in sorted(blob_ids)]
+            found = [folder for folder in folders if folder.exists()]
+            if found:
+                await self._announce([folder.name for folder in found])
+            await asyncio.to_thread(self._remove, found)
+            self._fresh -= blob_ids
+
     def _unreferenced(self, referenced: set[str], age_s: float) -> list[Path]:
         kept = referenced | self._fresh
         oldest = clock.now_ns() - int(age_s * 1e9)

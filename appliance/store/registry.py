@@ -447,6 +447,18 @@ class Registry:
 
         await self._writer.run(command())
 
+    async def change(
+        self, make: Callable[[], list[Event]], *, tenant_id: str, actor: str, obj: str
+    ) -> None:
+        """Record and apply what ``make`` returns under the registry's lock; it may raise."""
+
+        async def command() -> None:
+            self._writer.tenant(tenant_id)
+            if events := make():
+                await self._writer.commit(events, tenant_id, actor, obj)
+
+        await self._writer.run(command())
+
     # --- helpers -----------------------------------------------------------------------------
 
     def _issued_with(self, key_id: str) -> list[ApiKey]:

@@ -43,6 +43,7 @@ from appliance.records import (
     ApiKey,
     EgressRule,
     Entry,
+    Job,
     Model,
     Reservation,
     Route,
@@ -50,6 +51,7 @@ from appliance.records import (
     Tenant,
     Version,
 )
+from appliance.store.jobs import JOB_EVENTS, apply_job, blobs_of
 from appliance.store.keyring import Keyring
 from appliance.store.seal import RootKey, box_open, box_seal, replace_file
 from appliance.store.verify import State, root_of
@@ -84,7 +86,7 @@ REGISTRY_EVENTS: dict[str, type[Event]] = {
         SecretSet,
         SecretRemoved,
     )
-}
+} | JOB_EVENTS
 
 
 class Snapshot:
@@ -93,6 +95,7 @@ class Snapshot:
     __slots__ = (
         "_aliases",
         "_egress",
+        "_jobs",
         "_keys",
         "_models",
         "_names",
@@ -117,6 +120,7 @@ class Snapshot:
         self._routes = tables.routes
         self._egress = tables.egress
         self._secrets = tables.secrets
+        self._jobs = tables.jobs
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -222,9 +226,20 @@ class Snapshot:
         found = (s for by_name in self._secrets.values() for s in by_name.values())
         return {s.id for s in found if s.tenant_id == tenant_id}
 
+    def jobs(self, tenant_id: str) -> tuple[Job, ...]:
+        """A tenant's jobs, oldest first."""
+        return tuple(self._jobs.get(tenant_id, {}).values())
+
+    def job(self, tenant_id: str, job_id: str) -> Job | None:
+        """One job."""
+        return self._jobs.get(tenant_id, {}).get(job_id)
+
     def blob_ids(self) -> set[str]:
-        """Blobs that some version refers to, retired ones included."""
-        return {v.artifact.blob.id for vs in self._versions.values() for v in vs}
+        """Blobs that some version (retired ones included) or job refers to."""
+        found = {v.artifact.blob.id for vs in self._versions.values() for v in vs}
+        for job in (job for by_id in self._jobs.values() for job in by_id.values()):
+            found.update(blob.id for blob in blobs_of(job))
+        return found
 
 
 class Tables:
@@ -233,6 +248,7 @@ class Tables:
     __slots__ = (
         "aliases",
         "egress",
+        "jobs",
         "keys",
         "models",
         "names",
@@ -257,6 +273,7 @@ class Tables:
         self.routes: dict[str, tuple[Route, ...]] = {}
         self.egress: dict[str, tuple[EgressRule, ...]] = {}
         self.secrets: dict[str, dict[str, Secret]] = {}
+        self.jobs: dict[str, dict[str, Job]] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -273,6 +290,7 @@ class Tables:
         tables.routes = dict(snapshot._routes)
         tables.egress = dict(snapshot._egress)
         tables.secrets = dict(snapshot._secrets)
+        tables.jobs = dict(snapshot._jobs)
         return tables
 
     def freeze(self) -> Snapshot:
@@ -295,15 +313,22 @@ class Tables:
             return
         try:
             event = msgspec.convert(entry.event, cls)
-            self.apply(event, entry.seq, entry.time_ns)
+            self.apply(event, entry.seq, entry.time_ns, entry.tenant_id)
         except (msgspec.ValidationError, KeyError) as error:
             raise StoreCorrupt(f"Entry {entry.seq} ({entry.kind}) makes no sense.") from error
         if isinstance(event, TenantRemoved):
             missing.discard(event.tenant_id)
 
-    def apply(self, event: Event, seq: int, time_ns: int) -> None:
-        """Change the tables as a durable event says; ``time_ns`` is the entry's time."""
+    def apply(self, event: Event, seq: int, time_ns: int, tenant_id: str = "") -> None:
+        """Change the tables as a durable event says; time and tenant are the entry's."""
         self.seq = seq
+        if event.KIND in JOB_EVENTS:
+            self.jobs[tenant_id] = apply_job(self.jobs.get(tenant_id, {}), event, time_ns)
+        else:
+            self._apply(event, time_ns)
+
+    def _apply(self, event: Event, time_ns: int) -> None:
+        """The events on tenants, keys, models and versions."""
         match event:
             case TenantCreated(tenant=tenant):
                 self.tenants[tenant.id] = tenant
@@ -379,6 +404,7 @@ class Tables:
         if tenant is not None:
             del self.names["", tenant.name]
         self.egress.pop(tenant_id, None)
+        self.jobs.pop(tenant_id, None)
         self.keys = {k: v for k, v in self.keys.items() if v.tenant_id != tenant_id}
         for model in [m for m in self.models.values() if m.tenant_id == tenant_id]:
             del self.models[model.id]
@@ -404,6 +430,7 @@ class _Section(msgspec.Struct):
     egress: tuple[EgressRule, ...] = ()
     secrets: list[Secret] = []
     routes: list[Route] = []
+    jobs: list[Job] = []
 
 
 class _File(msgspec.Struct):
@@ -434,6 +461,7 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             egress=snapshot.egress_rules(tenant.id),
             secrets=[s for m in models for s in snapshot.secrets(m.id)],
             routes=[r for m in models for r in snapshot.route_history(m.id)],
+            jobs=list(snapshot.jobs(tenant.id)),
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -508,6 +536,8 @@ def _add(tables: Tables, section: _Section) -> None:
         tables.routes[route.model_id] = (*tables.routes.get(route.model_id, ()), route)
     for secret in section.secrets:
         tables.secrets.setdefault(secret.model_id, {})[secret.name] = secret
+    for job in section.jobs:
+        tables.jobs.setdefault(job.tenant_id, {})[job.id] = job
 
 
 def registry_view(snapshot: Snapshot) -> dict[str, Any]:
@@ -527,4 +557,9 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
             if (rules := snapshot.egress_rules(t.id))
         },
         "secrets": {m.id: msgspec.to_builtins(snapshot.secrets(m.id)) for m in models},
+        "jobs": {
+            t.id: msgspec.to_builtins(jobs)
+            for t in snapshot.tenants()
+            if (jobs := snapshot.jobs(t.id))
+        },
     }

@@ -60,7 +60,7 @@ class Writer:
         entries = await self._ledger.append(*many, tenant_id=tenant_id, actor=actor, object=obj)
         tables = Tables.of(self.snapshot)
         for event, entry in zip(many, entries, strict=True):
-            tables.apply(event, entry.seq, entry.time_ns)
+            tables.apply(event, entry.seq, entry.time_ns, tenant_id)
         self.snapshot = tables.freeze()
         self.changes += len(many)
 

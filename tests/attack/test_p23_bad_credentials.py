@@ -23,6 +23,7 @@ VALUES = {
     "seq": "1",
     "rule_id": "eg_none",
     "slug": "not-found",
+    "job": "job_none",
     "sandbox_id": "box_1",
     "name": "python3.11",
     "digest": "sha256:" + "0" * 64,

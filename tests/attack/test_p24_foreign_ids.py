@@ -32,9 +32,19 @@ async def ask(it: Inside, secret: str, operation: Any, values: dict[str, str]) -
         return await client.request(**request_of(operation, values))
 
 
+async def job_of(it: Inside) -> str:
+    """A job of the other tenant that really is there."""
+    async with it.client(await it.key("acme")) as client:
+        made = await client.post(
+            "/api/v1/models/acme/fraud/invoke", content=b"1", headers={"Prefer": "respond-async"}
+        )
+        return str(made.json()["id"])
+
+
 RANDOM = {
     "tenant": "xq7w", "model": "zz81", "version": "1", "alias": "live", "key_id": "A1b2C3d4E",
     "seq": "123456789", "rule_id": "eg_none", "secret": "db-password", "sandbox_id": "box_none",
+    "job": "job_none",
 }  # fmt: skip
 
 
@@ -44,7 +54,7 @@ async def test_a_foreign_tenant_reads_like_one_that_does_not_exist(it: Inside) -
     theirs = {
         "tenant": "acme", "model": "fraud", "version": "1", "alias": "live",
         "key_id": foreign_key, "seq": str(seq), "rule_id": "eg_none",
-        "secret": "own", "sandbox_id": "box_none",
+        "secret": "own", "sandbox_id": "box_none", "job": await job_of(it),
     }  # fmt: skip
     checked = 0
     for role in ("owner", "caller"):

@@ -32,9 +32,9 @@ TABLE: dict[str, set[str]] = {
         "self:read", "tenant:read", "key:read", "key:create", "key:revoke", "model:read",
         "model:register", "model:remove", "version:retire", "alias:set", "route:set",
         "model:invoke", "audit:read", "reservation:set", "egress:read",
-        "secret:read", "secret:set", "secret:remove",
+        "secret:read", "secret:set", "secret:remove", "job:read", "job:cancel",
     },
-    "caller": {"self:read", "model:invoke"},
+    "caller": {"self:read", "model:invoke", "job:read", "job:cancel"},
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from appliance.api.native import (
     calls,
     egress,
     experiments,
+    jobs,
     models,
     reservations,
     routes,
@@ -30,5 +31,6 @@ OPERATIONS = (
     *experiments.OPERATIONS,
     *uploads.OPERATIONS,
     *calls.OPERATIONS,
+    *jobs.OPERATIONS,
     *audit.OPERATIONS,
 )

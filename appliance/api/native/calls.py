@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from appliance import wire
 from appliance.api.dispatch import Context
+from appliance.api.native import jobs
 from appliance.api.native.models import alias_of, model_of, version_of
 from appliance.api.operation import Operation
 from appliance.errors import (
@@ -40,6 +41,9 @@ async def invoke(context: Context) -> Reply:
 
     The body goes to the model as it came; the model's answer comes back as it left the model. The
     headers Model-Version and Audit-Seq say which version answered and where it is recorded.
+
+    With `Prefer: respond-async` the answer is 202 and a job (see `/api/v1/jobs`) that does the
+    same; with an `Idempotency-Key` the same request again gives the same job.
     """
     version, via = chosen(context, model_of(context))
     return await _invoke(context, version, via)
@@ -84,6 +88,10 @@ async def _invoke(context: Context, version: Version | None, via: Via = DIRECT) 
             hint="Content-Type: application/json",
         )
     body = await request.body(body_limit(context, version))
+    if jobs.wants_job(request):
+        return await jobs.accept(
+            context, version, content_type=content_type, body=body, revision=via.route_revision
+        )
     outcome = await call(context, version, content_type=content_type, body=body, via=via)
     return Reply(
         body=outcome.reply,
@@ -179,7 +187,8 @@ OPERATIONS = (
         summary="Call a model by its route or live version",
         body=_ANY,
         reply=_ANY,
-        problems=PROBLEMS,
+        deferred=jobs.JobDoc,
+        problems=(*PROBLEMS, *jobs.PROBLEMS),
     ),
     Operation(
         method="POST",
@@ -189,7 +198,8 @@ OPERATIONS = (
         summary="Call one version",
         body=_ANY,
         reply=_ANY,
-        problems=PROBLEMS,
+        deferred=jobs.JobDoc,
+        problems=(*PROBLEMS, *jobs.PROBLEMS),
     ),
     Operation(
         method="POST",
@@ -199,6 +209,7 @@ OPERATIONS = (
         summary="Call the version an alias points at",
         body=_ANY,
         reply=_ANY,
-        problems=PROBLEMS,
+        deferred=jobs.JobDoc,
+        problems=(*PROBLEMS, *jobs.PROBLEMS),
     ),
 )
