@@ -24,7 +24,6 @@ VALUES = {
     "rule_id": "eg_none",
     "slug": "not-found",
     "job": "job_none",
-    "name": "cobol",
     "sandbox_id": "box_1",
     "name": "python3.11",
     "digest": "sha256:" + "0" * 64,
