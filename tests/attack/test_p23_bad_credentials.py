@@ -26,7 +26,7 @@ VALUES = {
     "job": "job_none",
     "sandbox_id": "box_1",
     "name": "python3.11",
-    "digest": "sha256:" + "0" * 64,
+    "digest": "0" * 64,
 }
 
 
