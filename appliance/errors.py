@@ -273,6 +273,12 @@ class RuntimeInUse(CallerError):
     slug, status, title = "runtime-in-use", 409, "Runtime in use"
 
 
+class RuntimeBusy(CallerError):
+    """The same build, import or check of a runtime is still running; wait until it has ended."""
+
+    slug, status, title = "runtime-busy", 409, "Already being done"
+
+
 class SecretMissing(CallerError):
     """The version needs a secret that is not set for its model; set it and try again."""
 

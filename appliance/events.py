@@ -484,6 +484,43 @@ class SandboxStopped(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeRequested(Event):
+    """Somebody asked for a runtime to be built (``verb`` build) or imported from a file (import).
+
+    ``name`` is empty for a bundle, which says itself what it holds.
+    """
+
+    KIND: ClassVar[str] = "runtime.requested"
+    verb: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeInstalled(Event):
+    """A runtime was built or imported, or was there already; ``signer`` is its bundle's.
+
+    ``sets`` are the dependency sets that came with it.
+    """
+
+    KIND: ClassVar[str] = "runtime.installed"
+    verb: str
+    name: str
+    digest: str
+    signer: str = ""
+    sets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeVerified(Event):
+    """A runtime's files were read back: ``state`` is same, different or unrecorded."""
+
+    KIND: ClassVar[str] = "runtime.verified"
+    name: str
+    digest: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeExported(Event):
     """A runtime, and the dependency sets named, were written to a signed bundle."""
 

@@ -446,6 +446,7 @@ class Node:
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await services.supply.close()
         pool, self._pool = self._pool, None
         executor, self._executor = self._executor, None
         if pool:

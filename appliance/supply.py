@@ -1,25 +1,40 @@
 """What models are run with: runtimes and dependency sets, who uses them, and getting rid of them.
 
-Owns: which versions use a runtime or a set, exporting signed bundles, removing what nobody uses.
-Never: builds or imports (the command line does, as the service user, where no keys are held).
-Read next: ``sandbox.images``, ``sandbox.dependencies``, ``sandbox.bundles``.
+Owns: which versions use a runtime or a set, exporting signed bundles, removing what nobody uses,
+and the jobs that build, import and verify runtimes.
+Never: builds or imports in this process, which holds keys: a child that holds none does.
+Read next: ``sandbox.installing``, ``sandbox.dependencies``, ``sandbox.bundles``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from appliance import signing
-from appliance.errors import InputInvalid, NotFound, RuntimeInUse
-from appliance.events import DependenciesRemoved, RuntimeExported, RuntimeRemoved
+from appliance import clock, signing
+from appliance.errors import ApplianceError, InputInvalid, NotFound, RuntimeBusy, RuntimeInUse
+from appliance.events import (
+    DependenciesRemoved,
+    RuntimeExported,
+    RuntimeInstalled,
+    RuntimeRemoved,
+    RuntimeRequested,
+    RuntimeVerified,
+)
 from appliance.records import Version
-from appliance.sandbox import bundles, dependencies, images
+from appliance.sandbox import bundles, dependencies, images, installing
 from appliance.sandbox.images import Progress
+from appliance.sandbox.installing import Done, Order
 from appliance.store import Store
 
+_log = logging.getLogger(__name__)
 _SEED = "bundle-signing"
+_ENDED_SHOWN = 5
+Carry = Callable[[Order, Progress], Awaitable[Done]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +46,138 @@ class Use:
     version: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Work on runtimes: how far it is, or how it ended.
+
+    ``detail`` is the last line the work said, or the problem it ended with; ``fraction`` is of the
+    whole; ``ended_at`` is empty while it runs.
+    """
+
+    id: str
+    verb: str
+    name: str
+    state: Literal["running", "done", "failed"]
+    detail: str
+    fraction: float
+    started_at: str
+    ended_at: str = ""
+
+
 class Supply:
     """Runtimes and dependency sets of one unsealed node."""
 
-    def __init__(self, store: Store, data_dir: Path) -> None:
+    def __init__(self, store: Store, data_dir: Path, carry: Carry = installing.in_child) -> None:
+        """Args: ``carry`` does the work that an order asks for."""
         self._store = store
         self._data_dir = data_dir
+        self._carry = carry
         self._change = asyncio.Lock()
+        self._jobs: dict[str, Job] = {}
+        self._tasks: set[asyncio.Task[Done]] = set()
+
+    def jobs(self) -> tuple[Job, ...]:
+        """What is being built, imported and verified, oldest first, and the last that ended."""
+        return tuple(self._jobs.values())
+
+    def begin(self, order: Order, actor: str, progress: Progress) -> tuple[Job, asyncio.Task[Done]]:
+        """Start a job; it ends with the node, or when its task is cancelled.
+
+        Args:
+            order: what to do; its data folder is replaced by this node's.
+            actor: who asks, for the audit.
+            progress: told each step and the fraction done.
+
+        Raises:
+            RuntimeBusy: the same is being done already.
+        Audit: runtime.requested and runtime.installed, or runtime.verified, per runtime.
+        """
+        order = installing.placed(order, self._data_dir)
+        name = order.name or Path(order.path).name or "all"
+        for one in self._jobs.values():
+            if one.state == "running" and (one.verb, one.name) == (order.verb, name):
+                raise RuntimeBusy(
+                    f"This is being done already ({order.verb} {name}), since {one.started_at}.",
+                    hint="wait for it, or see the console: :runtimes",
+                )
+        job = Job(
+            id=clock.new_id("job"),
+            verb=order.verb,
+            name=name,
+            state="running",
+            detail="starting",
+            fraction=0.0,
+            started_at=clock.text_from_ns(clock.now_ns()),
+        )
+        self._jobs[job.id] = job
+        task = asyncio.get_running_loop().create_task(self._work(job, order, actor, progress))
+        self._tasks.add(task)
+        task.add_done_callback(self._left)
+        return job, task
+
+    def _left(self, task: asyncio.Task[Done]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its job says it, whether or not somebody waits
+
+    async def close(self) -> None:
+        """End every job; what they were making is removed."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _work(self, job: Job, order: Order, actor: str, progress: Progress) -> Done:
+        def tell(step: str, fraction: float) -> None:
+            now = self._jobs[job.id]
+            self._jobs[job.id] = replace(now, detail=step[:200], fraction=fraction)
+            progress(step, fraction)
+
+        try:
+            done = await self._recorded(order, actor, tell)
+        except ApplianceError as error:
+            self._ended(job, "failed", error.detail)
+            raise
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                _log.exception("job %s failed", job.id)
+            self._ended(job, "failed", "it was interrupted")
+            raise
+        self._ended(job, "done", _said(order, done))
+        return done
+
+    async def _recorded(self, order: Order, actor: str, tell: Progress) -> Done:
+        append = self._store.ledger.append
+        if order.verb != "verify":
+            await append(RuntimeRequested(verb=order.verb, name=order.name), actor=actor)
+        done = await self._carry(order, tell)
+        for row in done.rows:
+            if order.verb == "verify":
+                event: Any = RuntimeVerified(
+                    name=row["name"], digest=row["digest"], state=row["state"]
+                )
+            else:
+                event = RuntimeInstalled(
+                    verb=order.verb,
+                    name=row["name"],
+                    digest=row["digest"],
+                    signer=row["signer"],
+                    sets=tuple(row.get("sets", ())),
+                )
+            await append(event, actor=actor)
+        return done
+
+    def _ended(self, job: Job, state: Literal["done", "failed"], detail: str) -> None:
+        now = self._jobs.pop(job.id)
+        self._jobs[job.id] = replace(
+            now,
+            state=state,
+            detail=detail,
+            fraction=1.0 if state == "done" else now.fraction,
+            ended_at=clock.text_from_ns(clock.now_ns()),
+        )
+        ended = [one.id for one in self._jobs.values() if one.ended_at]
+        for name in ended[:-_ENDED_SHOWN]:
+            del self._jobs[name]
 
     def fingerprint(self) -> str:
         """Whom other appliances have to trust to import what is exported here."""
@@ -158,6 +298,18 @@ class Supply:
             for key in keys:
                 await asyncio.to_thread(dependencies.remove, self._data_dir, key)
             return {key: sizes[key] for key in keys}
+
+
+def _said(order: Order, done: Done) -> str:
+    """How a job ended, in a few words."""
+    names = ", ".join(row["name"] for row in done.rows)
+    if order.verb == "verify":
+        wrong = [row["name"] for row in done.rows if row["state"] != "same"]
+        if wrong:
+            return f"not as installed, or not recorded: {', '.join(wrong)}"
+        return f"{len(done.rows)} read back, all as installed"
+    is_kept = all(row.get("kept") for row in done.rows)
+    return f"{names}: {'kept, it is current' if is_kept else 'installed'}"
 
 
 def _is_in_service(version: Version) -> bool:

@@ -205,6 +205,22 @@ class GpuRow(TypedDict):
     busy_percent: int | None
 
 
+class RuntimeRow(TypedDict):
+    """One row of view ``runtimes``; ``signer`` is empty for one built here.
+
+    Beside the rows are ``sets``, ``builds`` (registrations), ``jobs`` and ``available``.
+    """
+
+    name: str
+    kind: str
+    digest: str
+    built_at: str
+    size_bytes: int
+    tree: str
+    signer: str
+    uses: list[dict[str, Any]]
+
+
 class AuditRow(TypedDict):
     """One row of view ``audit``; ``leaf`` is the RFC 6962 leaf hash in hex."""
 

@@ -46,6 +46,7 @@ SCREENS: tuple[Noun, ...] = (
     Noun(name="sandboxes", alias="s", screen="sandboxes:Sandboxes", help="running models"),
     Noun(name="gpus", alias="g", screen="gpus:Gpus", help="GPUs and whose they are"),
     Noun(name="egress", alias="e", screen="egress:Egress", help="where models connect", takes=1),
+    Noun(name="runtimes", alias="rt", screen="runtimes:Runtimes", help="what models run in"),
     Noun(name="audit", alias="a", screen="audit:Audit", help="the audit ledger"),
     Noun(name="health", alias="h", screen="health:Health", help="checks and the node"),
     Noun(
@@ -179,7 +180,7 @@ class GoTo(ModalScreen["Place | None"]):
 
     def _list(self, words: str) -> None:
         self.query_one("#goto-error", Static).update("")
-        lines = [f"{n.alias or ' '}  {n.name:<10} {n.help}" for n in _close(words) or SCREENS]
+        lines = [f"{n.alias or ' ':<2}  {n.name:<10} {n.help}" for n in _close(words) or SCREENS]
         self.query_one("#goto-nouns", Static).update(Text("\n".join(lines)))
 
 

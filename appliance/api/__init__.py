@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appliance.api import admin, gpus, health, inference, native, pages, supply
+from appliance.api import admin, gpus, health, inference, native, pages, supply, supply_jobs
 from appliance.api.dispatch import Application
 from appliance.api.operation import Table
 from appliance.node import Node
@@ -41,6 +41,7 @@ def table() -> Table:
             *admin.OPERATIONS,
             *gpus.OPERATIONS,
             *supply.OPERATIONS,
+            *supply_jobs.OPERATIONS,
         )
     )
 

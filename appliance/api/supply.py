@@ -1,7 +1,7 @@
 """The admin contract for runtimes and dependency sets: what there is, who uses it, carrying it on.
 
 Owns: list, export, remove, collect, and what is being built now.
-Never: builds or imports a runtime: that is the command line's, as the service user.
+Never: builds or imports a runtime: see ``supply_jobs``.
 Read next: ``appliance.supply``.
 """
 
@@ -18,6 +18,7 @@ from appliance.api.dispatch import Context
 from appliance.api.narrate import Tell, narrate
 from appliance.api.operation import Operation
 from appliance.api.shapes import Body, Document
+from appliance.api.supply_jobs import JobDoc, job_doc
 from appliance.errors import (
     BundleRejected,
     DiskFull,
@@ -28,6 +29,7 @@ from appliance.errors import (
     RuntimeMissing,
 )
 from appliance.sandbox import dependencies, images
+from appliance.sandbox.runtimes import names
 from appliance.supply import Use
 from appliance.wire import NDJSON, Reply, Write, json_reply
 
@@ -95,12 +97,18 @@ class BuildDoc(Document):
 
 
 class SupplyDoc(Document):
-    """Runtimes, dependency sets, and what is being built; ``signer`` is this appliance's."""
+    """Runtimes, dependency sets, and what is being built; ``signer`` is this appliance's.
+
+    ``builds`` are registrations, ``jobs`` work on runtimes, ``available`` what can be built.
+    """
 
     signer: str
+    data_dir: str
     runtimes: list[RuntimeDoc]
     sets: list[SetDoc]
     builds: list[BuildDoc]
+    jobs: list[JobDoc]
+    available: list[str]
 
 
 class ExportDoc(Document):
@@ -129,6 +137,7 @@ async def document(context: Context) -> SupplyDoc:
     by_runtime, by_set = supply.uses()
     return SupplyDoc(
         signer=supply.fingerprint(),
+        data_dir=str(folder),
         runtimes=[
             RuntimeDoc(
                 name=one.name,
@@ -166,11 +175,19 @@ async def document(context: Context) -> SupplyDoc:
             )
             for one in context.services.lifecycle.registrations()
         ],
+        jobs=[job_doc(one) for one in supply.jobs()],
+        available=names(),
     )
 
 
 def _uses(found: tuple[Use, ...]) -> list[UseDoc]:
     return [UseDoc(tenant=u.tenant, model=u.model, version=u.version) for u in found]
+
+
+async def runtime_view(context: Context) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The console's view: the runtimes as rows, all else beside them."""
+    told: dict[str, Any] = msgspec.to_builtins(await document(context))
+    return told.pop("runtimes"), told
 
 
 async def show(context: Context) -> Reply:

@@ -1,21 +1,19 @@
 """``appliance runtime``: build, import, export, verify, list, remove; dependency sets.
 
-Owns: these commands.
+Owns: these commands, and whether a running appliance does the work or this process.
 Never: pulls from a container registry; images are built from the distribution's packages, or are
 files that IT brings.
-Read next: ``sandbox.images``, ``sandbox.oci``, ``sandbox.bundles``.
+Read next: ``sandbox.installing`` (does the work), ``api.supply_jobs`` (has it done).
 """
 
 from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import msgspec
 
 from appliance.cli.client import last_of, segment
 from appliance.cli.context import Context, Group, pass_context
@@ -24,8 +22,7 @@ from appliance.cli.tenant import confirm
 from appliance.records import PROTOCOLS
 
 if TYPE_CHECKING:
-    from appliance.cli.output import Advance
-    from appliance.sandbox import images
+    from appliance.sandbox.installing import Order
 
 
 @click.group(
@@ -44,13 +41,15 @@ def list_(context: Context, data_dir: str | None) -> None:
     if data_dir:
         context.flags["paths.data_dir"] = data_dir
     from appliance.sandbox import images
+    from appliance.sandbox.installing import row_of
     from appliance.sandbox.runtimes import names
 
     folder = Path(context.settings().paths.data_dir)
     asked = _asked(context)
     uses = {one["digest"]: one["uses"] for one in asked["runtimes"]} if asked else {}
     rows = [
-        {**_row(r), "uses": uses.get(r.digest) if asked else None} for r in images.installed(folder)
+        {**row_of(r), "uses": uses.get(r.digest) if asked else None}
+        for r in images.installed(folder)
     ]
     there = {row["name"] for row in rows}
     shown = [
@@ -100,7 +99,7 @@ def _asked(context: Context) -> dict[str, Any] | None:
 @runtime.command(
     "build",
     examples=(
-        "runuser -u appliance -- appliance runtime build python3.11",
+        "appliance runtime build python3.11",
         "appliance runtime build node18 --unless-current   # for scripts",
     ),
 )
@@ -109,36 +108,63 @@ def _asked(context: Context) -> dict[str, Any] | None:
 @click.option("--data-dir", metavar="DIR", help="Data folder; default from the settings.")
 @pass_context
 def build(context: Context, name: str, data_dir: str | None, unless_current: bool) -> None:
-    """Build a base image with mmdebstrap; run it as the service user.
+    """Build a base image with mmdebstrap.
 
     A language that is compiled gets its compiler's image too. "appliance runtime list" names them.
+    The running appliance builds it; where none runs, this process does, as the service user.
     """
-    if data_dir:
-        context.flags["paths.data_dir"] = data_dir
+    from appliance.sandbox.installing import Order
+
+    order = Order(verb="build", data_dir=data_dir or "", name=name, keep_current=unless_current)
+    body = {"name": name, "keep_current": unless_current}
+    made = _carried_out(context, order, body, f"build {name}", f"appliance runtime build {name}")
+    row = made[-1]
+    said = f"kept {row['rootfs']}" if row.pop("kept") else f"{row['name']} is in {row['rootfs']}"
+    context.output.data(row, said)
+
+
+def _carried_out(
+    context: Context, order: Order, body: dict[str, Any], label: str, command: str
+) -> list[dict[str, Any]]:
+    """One row per runtime, from the appliance that runs on this folder, or else from here.
+
+    Args:
+        context: the command's.
+        order: what to do; a data folder in it was named on the command line: it is done here.
+        body: the same as the admin contract has it.
+        label: what the progress bar says.
+        command: how to call it again as another user.
+    """
+    if order.data_dir:
+        context.flags["paths.data_dir"] = order.data_dir
+    signal.signal(signal.SIGTERM, _interrupted)  # so that ended work leaves nothing
     folder = context.settings().paths.data_dir
-    require_owner(folder, f"appliance runtime build {name}")
-    from appliance.sandbox import images
-    from appliance.sandbox.runtimes import with_compiler
+    asked = None if order.data_dir else _asked(context)
+    if asked and Path(asked["data_dir"]) == Path(folder).absolute():
+        headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
+        content = iter([json.dumps(body).encode()])
+        path = f"/admin/v1/runtimes/{order.verb}"
+        with (
+            context.client(timeout_s=3600) as client,
+            context.output.progress(label) as advance,
+            client.stream("POST", path, content, headers) as reply,
+        ):
+            return list(last_of(reply.iter_lines(), "work", advance)["runtimes"])
+    if order.verb != "verify":
+        require_owner(folder, command)
+    from appliance.sandbox import installing
 
-    for one in with_compiler(name):
-        kept = images.current(Path(folder), one) if unless_current else None
-        made = kept or _built(context, Path(folder), one)
-    said = f"kept {made.rootfs}" if kept else f"{made.name} is in {made.rootfs}"
-    context.output.data(_row(made), said)
-
-
-def _built(context: Context, folder: Path, name: str) -> images.Runtime:
-    from appliance.sandbox import images
-
-    with context.output.progress(f"build {name}") as advance:
-        return images.build(folder, name, lambda step, fraction: advance(fraction, step))
+    with context.output.progress(label) as advance:
+        return installing.carry_out(
+            installing.placed(order, Path(folder)), lambda step, part: advance(part, step)
+        ).rows
 
 
 @runtime.command(
     "import",
     examples=(
-        "runuser -u appliance -- appliance runtime import python3.11.bundle --trust sha256:4f1d...",
-        "runuser -u appliance -- appliance runtime import tf.oci.tar --name acme-tf --protocol oip",
+        "appliance runtime import python3.11.bundle --trust sha256:4f1d...",
+        "appliance runtime import tf.oci.tar --name acme-tf --protocol oip",
         "appliance runtime import churn.tar --name churn --protocol sagemaker --json",
         "appliance runtime import all.tar --name churn --image churn:7 --protocol http --port 9000",
     ),
@@ -174,7 +200,7 @@ def import_(
     image: str,
     data_dir: str | None,
 ) -> None:
-    """Import a bundle or a container image as a runtime; run it as the service user.
+    """Import a bundle or a container image as a runtime.
 
     A bundle ("appliance runtime export") is installed if somebody trusted signed it and it is what
     was signed. Its runtime keeps its name and digest.
@@ -185,53 +211,48 @@ def import_(
 
     The image's content lies on this disk as it is, unsealed, like every runtime: it is not the
     place for secrets or for weights that have to stay sealed. Those come with the version.
+
+    The running appliance imports it and has to be able to read the file; where none runs, this
+    process does, as the service user.
     """
-    if data_dir:
-        context.flags["paths.data_dir"] = data_dir
-    folder = context.settings().paths.data_dir
-    named = f" --name {name}" if name else ""
-    require_owner(folder, f"appliance runtime import {archive}{named}")
-    signal.signal(signal.SIGTERM, _interrupted)  # so that an ended import leaves nothing
     from appliance.records import Container
     from appliance.sandbox import bundles, oci
+    from appliance.sandbox.installing import Order
 
-    if bundles.is_bundle(archive):
-        _import_bundle(context, Path(folder), archive, trust)
-        return
-    if not name:
+    is_bundle = bundles.is_bundle(archive)
+    if not name and not is_bundle:
         raise click.UsageError("An image needs --name, which is what manifests will say.")
-
-    wanted = oci.Wanted(
+    named = f" --name {name}" if name else ""
+    settings = {
+        "protocol": protocol or "",
+        "port": port or 0,
+        "model_name": model_name,
+        "model_path": oci.require_inside_path(model_path),
+    }
+    order = Order(
+        verb="import",
+        data_dir=data_dir or "",
         name=name,
+        path=str(archive.absolute()),
+        trusted=(*context.settings().build.trusted_signers, *trust),
         image=image,
-        settings=Container(
-            protocol=protocol or "",
-            port=port or 0,
-            model_name=model_name,
-            model_path=oci.require_inside_path(model_path),
-        ),
+        settings=Container(**settings),  # type: ignore[arg-type]
     )
-    with context.output.progress(f"import {name}") as advance:
-        made = oci.import_image(
-            Path(folder), archive, wanted, lambda step, fraction: advance(fraction, step)
-        )
-    notes = "".join(f"\nnote: {note}" for note in (made.image.notes if made.image else ()))
-    context.output.data(_row(made), f"{made.name} is in {made.rootfs}{notes}")
-
-
-def _import_bundle(context: Context, folder: Path, file: Path, trust: tuple[str, ...]) -> None:
-    from appliance.sandbox import bundles
-
-    trusted = frozenset((*context.settings().build.trusted_signers, *trust))
-    with context.output.progress(f"import {file.name}") as advance:
-        made = bundles.import_bundle(
-            folder, file, trusted, lambda step, fraction: advance(fraction, step)
-        )
-    sets = f" with {len(made.sets)} dependency sets" if made.sets else ""
-    context.output.data(
-        {**_row(made.runtime), "sets": list(made.sets)},
-        f"{made.runtime.name} is in {made.runtime.rootfs}{sets}, signed by {made.signer}",
+    body = {"path": order.path, "trust": trust, "name": name, "image": image, **settings}
+    (row,) = _carried_out(
+        context,
+        order,
+        body,
+        f"import {archive.name if is_bundle else name}",
+        f"appliance runtime import {archive}{named}",
     )
+    sets, notes = row.pop("sets"), row.pop("notes")
+    said = f"{row['name']} is in {row['rootfs']}"
+    if is_bundle:
+        said += f" with {len(sets)} dependency sets" if sets else ""
+        context.output.data({**row, "sets": sets}, f"{said}, signed by {row['signer']}")
+        return
+    context.output.data(row, said + "".join(f"\nnote: {note}" for note in notes))
 
 
 @runtime.command(
@@ -293,20 +314,12 @@ def verify(context: Context, name: str, data_dir: str | None) -> None:
 
     Ends with an error if anything differs. Without NAME all are compared.
     """
-    if data_dir:
-        context.flags["paths.data_dir"] = data_dir
-    from appliance.errors import RuntimeMissing, StoreCorrupt
-    from appliance.sandbox import images
+    from appliance.errors import StoreCorrupt
+    from appliance.sandbox.installing import Order
 
-    folder = Path(context.settings().paths.data_dir)
-    found = [one for one in images.installed(folder) if name in ("", one.name)]
-    if not found:
-        raise RuntimeMissing(f"No runtime '{name}' is installed." if name else "None is installed.")
-    rows = []
-    for one in found:
-        with context.output.progress(f"verify {one.name}") as advance:
-            told = images.verify(one, _advancing(advance))
-        rows.append({**_row(one), "state": told.state, "differences": list(told.differences)})
+    order = Order(verb="verify", data_dir=data_dir or "", name=name)
+    label = f"verify {name}".strip()
+    rows = _carried_out(context, order, {"name": name}, label, "appliance runtime verify")
     shown = [{**row, "differences": "; ".join(row["differences"][:3])} for row in rows]
     columns = (("RUNTIME", "name"), ("DIGEST", "digest"), ("STATE", "state"))
     context.output.table({"items": rows}, shown, (*columns, ("DIFFERENCES", "differences")))
@@ -316,10 +329,6 @@ def verify(context: Context, name: str, data_dir: str | None) -> None:
             f"Not as installed: {', '.join(wrong)}.",
             hint="import it again from a bundle: versions need the same digest",
         )
-
-
-def _advancing(advance: Advance) -> Callable[[str, float], None]:
-    return lambda step, fraction: advance(fraction, step)
 
 
 @runtime.command("remove", examples=("appliance runtime remove node18 sha256:6fbb778d --force",))
@@ -390,20 +399,3 @@ def gc(context: Context, now: bool) -> None:
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _row(found: images.Runtime) -> dict[str, Any]:
-    image = found.image
-    told = image.settings.protocol if image else ""
-    more = {} if image is None else {"image": msgspec.to_builtins(image)}
-    return {
-        **more,
-        "name": found.name,
-        "kind": "language" if image is None else f"image {told}".strip(),
-        "digest": found.digest,
-        "built_at": found.built_at,
-        "rootfs": str(found.rootfs),
-        "size_bytes": found.size_bytes,
-        "tree": found.tree,
-        "signer": found.signer,
-    }

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from running import RunningAppliance, tar_of_files
-
-from appliance.sandbox import images
+from tiny_runtime import tiny_runtime
 
 pytestmark = pytest.mark.podman
 FILES = {
@@ -36,16 +35,6 @@ def wheel(folder: Path, name: str, requires: str = "") -> None:
         archive.writestr(f"{info}/METADATA", about)
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
-
-
-def tiny_runtime(data_dir: Path) -> images.Runtime:
-    """A root folder that takes no time to carry about; nothing can run in it."""
-    tar = data_dir / "tiny.tar"
-    files = {"usr/bin/ruby3.1": b"x" * 3000, "etc/debian_version": b"12\n"}
-    tar.write_bytes(tar_of_files(files))
-    runtime = images.install(data_dir, "ruby3.1", tar, lambda *_: None)
-    tar.unlink()
-    return runtime
 
 
 def cli(running: RunningAppliance, *arguments: str, code: int = 0) -> Any:
@@ -182,6 +171,23 @@ def test_a_runtime_goes_to_an_appliance_without_an_index(
     problem = there.cli("--json", "runtime", "verify", "ruby3.1")
     assert problem.returncode != 0
     assert json.loads(problem.stdout)["items"][0]["differences"] == ["changed: /etc/debian_version"]
+
+
+def test_a_running_appliance_does_the_work_and_records_it(
+    own: RunningAppliance, version: dict[str, Any]
+) -> None:
+    (row,) = cli(own, "runtime", "verify", "ruby3.1")["items"]
+    assert row["state"] == "same"
+    kept = cli(own, "runtime", "build", "cobol", code=69)
+    assert kept["code"] == "runtime-missing"
+    with own.admin() as client:
+        entries = client.get("/api/v1/audit", params={"limit": 10}).json()["entries"]
+        jobs = client.get("/admin/v1/runtimes").json()["jobs"]
+    assert {"runtime.verified", "runtime.requested"} <= {entry["kind"] for entry in entries}
+    assert [(one["verb"], one["name"], one["state"]) for one in jobs] == [
+        ("verify", "ruby3.1", "done"),
+        ("build", "cobol", "failed"),
+    ]
 
 
 def test_what_is_used_stays_and_what_is_not_goes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,19 @@ async def test_a_kind_that_ends_with_a_dot_means_its_whole_family(it: Inside) ->
     rows = (await view(it, "audit", kind="call."))["rows"]
     assert {row["kind"] for row in rows} == {"call.intent", "call.outcome"}
     assert "event" not in rows[0]
+
+
+async def test_runtimes_come_with_sets_work_and_what_can_be_built(it: Inside) -> None:
+    shown = await view(it, "runtimes")
+    assert shown["rows"] == []
+    assert shown["sets"] == shown["builds"] == shown["jobs"] == []
+    assert "python3.11" in shown["available"]
+    async with it.client(admin=True) as admin:
+        body = {"name": "cobol", "wait": False}
+        assert (await admin.post("/admin/v1/runtimes/build", json=body)).status_code == 202
+    for _ in range(200):
+        (job,) = (await view(it, "runtimes"))["jobs"]
+        if job["ended_at"]:
+            break
+        await asyncio.sleep(0.05)
+    assert (job["verb"], job["name"], job["state"]) == ("build", "cobol", "failed")

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from canned_runtimes import beside_runtimes, runtime_rows
 from rich.cells import cell_len
 from textual.pilot import Pilot
 from textual.screen import ModalScreen
@@ -202,6 +203,7 @@ class World:
                 }
                 for i in range(n)
             ],
+            "runtimes": runtime_rows([name(i) for i in range(n)], many),
             "health": [
                 {
                     "name": f"check-{i}",
@@ -254,6 +256,7 @@ class World:
                     for i in range(min(n, 20))
                 ],
             },
+            "runtimes": beside_runtimes([name(i) for i in range(min(n, 20))], many),
             "audit": {"head": {"size": n, "root": "cd" * 32, "time": T0}},
             "versions": {
                 "model": {

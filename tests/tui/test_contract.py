@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from inside import PASSPHRASE, Inside, inside
 from textual.pilot import Pilot
+from tiny_runtime import tiny_runtime
 
 from appliance.sandbox.gpu_place import Gpu, Places
 from tui import client as shapes
@@ -29,6 +30,7 @@ ROWS = {
     "sandboxes": shapes.SandboxRow,
     "gpus": shapes.GpuRow,
     "egress": shapes.EgressRow,
+    "runtimes": shapes.RuntimeRow,
     "audit": shapes.AuditRow,
     "health": shapes.Check,
 }
@@ -38,6 +40,7 @@ Open = Callable[[Inside], AbstractAsyncContextManager[Pilot[int]]]
 @pytest.fixture
 async def it(tmp_path: Path) -> AsyncIterator[Inside]:
     async with inside(tmp_path, has_passphrase=True) as found:
+        tiny_runtime(found.node.data_dir)
         await found.tenant("acme")
         await found.version("acme", "fraud")
         await found.version("acme", "fraud")
@@ -119,6 +122,7 @@ async def test_every_screen_draws_what_the_appliance_answers(
             ("s", "acme/fraud v2"),
             ("g", "NVIDIA A100"),
             ("e", "db.example.test:5432"),
+            ("rt", "ruby3.1"),
             ("a", "call.outcome ok"),
             ("h", "STATE"),
             ("model acme fraud", "live"),

@@ -17,6 +17,7 @@ PLACES = [
     "sandboxes",
     "gpus",
     "egress",
+    "runtimes",
     "audit",
     "health",
     "model risk fraud",

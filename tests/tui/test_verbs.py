@@ -335,3 +335,79 @@ async def test_a_wrong_egress_rule_says_what_is_wrong(world, console, tools, fie
         assert words in tools.screen_text(pilot)
         assert tools.clipped(pilot) == []
         assert world.sent() == []
+
+
+async def test_a_runtime_is_built_by_choosing_one_that_is_known(world, console, tools):
+    world.views["runtimes"] = [dict(world.views["runtimes"][0], name="python3.11")]
+    world.replies["POST", "/admin/v1/runtimes/build"] = (202, {"job": {}, "runtimes": []})
+    async with console(goto="runtimes") as pilot:
+        await pilot.press("n")
+        await tools.settle(pilot)
+        assert pilot.app.screen.values() == {"name": "node18"}, "the first that is not there"
+        assert "Makes node18" in tools.screen_text(pilot)
+        assert tools.clipped(pilot) == []
+        pilot.app.screen.query_one("#verb").focus()
+        await pilot.press("enter")
+        await tools.until(pilot, lambda: world.sent())
+        body = {"name": "node18", "wait": False}
+        assert world.sent() == [("POST", "/admin/v1/runtimes/build", body)]
+        await tools.until(
+            pilot, lambda: "appliance runtime build node18" in tools.screen_text(pilot)
+        )
+
+
+async def test_a_runtime_is_verified_in_the_background(world, console, tools):
+    async with console(goto="runtimes") as pilot:
+        await pilot.press("v")
+        await tools.until(pilot, lambda: world.sent())
+        body = {"name": "risk", "wait": False}
+        assert world.sent() == [("POST", "/admin/v1/runtimes/verify", body)]
+
+
+async def test_a_runtime_is_removed_by_typing_its_name(world, console, tools):
+    async with console(goto="runtimes") as pilot:
+        await pilot.press("x")
+        await tools.settle(pilot)
+        assert pilot.app.screen.query_one("#verb").disabled
+        pilot.app.screen.query_one("#name").focus()
+        await tools.type_text(pilot, "risk")
+        await press_verb(pilot, tools)
+        await tools.until(pilot, lambda: world.sent())
+        assert world.sent() == [("DELETE", f"/admin/v1/runtimes/risk/{0:064x}", None)]
+
+
+async def test_a_runtime_that_versions_use_is_not_removed_and_says_why(world, console, tools):
+    uses = [{"tenant": "acme", "model": "fraud", "version": 3}]
+    world.views["runtimes"] = [dict(world.views["runtimes"][0], uses=uses)]
+    async with console(goto="runtimes") as pilot:
+        await pilot.press("x")
+        await tools.until(pilot, lambda: "used by acme/fraud v3" in tools.screen_text(pilot))
+        assert not tools.is_dialog(pilot)
+        assert world.sent() == []
+
+
+async def test_unused_sets_are_removed_after_asking(world, console, tools):
+    done = {"removed": ["ab"], "size_bytes": 7}
+    world.replies["POST", "/admin/v1/dependencies/collect"] = (200, done)
+    async with console(goto="runtimes") as pilot:
+        await pilot.press("u")
+        await tools.settle(pilot)
+        assert "1 dependency set, 7 B" in tools.screen_text(pilot)
+        assert pilot.app.focused.id == "cancel"
+        await press_verb(pilot, tools)
+        await tools.until(pilot, lambda: "Removed 1 dependency set" in tools.screen_text(pilot))
+        assert world.sent() == [("POST", "/admin/v1/dependencies/collect", {})]
+
+
+async def test_work_on_runtimes_moves_while_it_is_watched(world, console, tools):
+    job = dict(world.extras["runtimes"]["jobs"][0], name="node18", detail="Retrieving", fraction=0)
+    world.extras["runtimes"]["jobs"] = [job]
+    async with console(goto="runtimes") as pilot:
+        await tools.until(pilot, lambda: "build node18 [----------]" in tools.screen_text(pilot))
+        world.extras["runtimes"]["jobs"] = [dict(job, fraction=0.5, detail="unpacking")]
+        await tools.until(pilot, lambda: "[#####-----]  50% unpacking" in tools.screen_text(pilot))
+        assert "register risk/risk" in tools.screen_text(pilot)
+        await pilot.press("o")
+        await tools.settle(pilot)
+        assert "used by no version" in tools.screen_text(pilot)
+        assert "risk 1.0" in tools.screen_text(pilot)
