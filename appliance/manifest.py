@@ -370,6 +370,9 @@ def _hint(section: str, key: str, reason: str) -> str:
     fields = {field.name: field for field in msgspec.structs.fields(table)}
     if "unknown field" in reason:
         near = difflib.get_close_matches(key[:100], fields, n=1)
+        home = next((t for t, one in _TABLES.items() if key in one.__struct_fields__), None)
+        if home is not None and home != section:
+            return f"It belongs into [{home}]." if home else "It belongs above all [tables]."
         asked = f"Did you mean '{near[0]}'? " if near else ""
         where = f"[{section}]" if section else FILE
         return f"{asked}{where} takes {', '.join(fields)}."

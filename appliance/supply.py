@@ -265,7 +265,7 @@ class Supply:
                 first = ", ".join(f"{u.tenant}/{u.model}:{u.version}" for u in users[:5])
                 more = f" and {len(users) - 5} more" if len(users) > 5 else ""
                 raise RuntimeInUse(
-                    f"{len(users)} versions use this runtime: {first}{more}.",
+                    f"Versions use this runtime: {first}{more}.",
                     hint="retire them first: appliance model rm TENANT/NAME:VERSION",
                 )
             event = RuntimeRemoved(name=name, digest=digest)

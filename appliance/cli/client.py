@@ -171,8 +171,11 @@ def problem_from_document(document: Mapping[str, Any], *, status: int = 500) -> 
         "request_id": str(document.get("instance", "")),
     }
     detail = str(document.get("detail") or document.get("title") or f"HTTP status {status}")
+    printed = tuple(map(str, document.get("stderr") or ()))
     if issubclass(cls, GuestError):
-        return cls(detail, stderr=tuple(map(str, document.get("stderr") or ())), **known)
+        return cls(detail, stderr=printed, **known)
+    if printed:
+        known["stderr"] = list(printed)
     return cls(detail, **known)
 
 

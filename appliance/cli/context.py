@@ -16,6 +16,8 @@ import click
 
 from appliance import config
 
+_SENTENCE_CHARACTERS_MAX = 400
+
 if TYPE_CHECKING:
     from appliance.cli.client import Client
     from appliance.cli.output import Output
@@ -133,6 +135,21 @@ class Group(click.Group):
         """Examples, usage, text, commands, in this order."""
         write_examples(self.examples, formatter)
         super().format_help(ctx, formatter)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; ``remove`` is taken for ``rm``."""
+        found = super().get_command(ctx, cmd_name)
+        return super().get_command(ctx, "rm") if not found and cmd_name == "remove" else found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands, each with its whole first sentence."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                rows.append((name, command.get_short_help_str(_SENTENCE_CHARACTERS_MAX)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

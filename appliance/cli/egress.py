@@ -66,7 +66,11 @@ def _added(context: Context, action: str, tenant: str, host: str, options: dict[
     }
     with context.client() as client:
         document = client.send("POST", _path(tenant), body)
-    said = f"{document['id']}: {action} {document['host']} port {_ports(document)}"
+    model = "every model" if document["model"] == "*" else document["model"]
+    said = (
+        f"{document['id']}: {action} {document['host']} port {_ports(document)}, "
+        f"for {model} of {tenant}"
+    )
     context.output.data(document, said)
 
 
@@ -130,9 +134,7 @@ def deny(context: Context, /, tenant: str, host: str, **options: Any) -> None:
     _added(context, "deny", tenant, host, options)
 
 
-@egress.command(
-    "remove", examples=("appliance egress remove demo eg_1a2b3c --reason 'project ended'",)
-)
+@egress.command("rm", examples=("appliance egress rm demo eg_1a2b3c --reason 'project ended'",))
 @click.argument("tenant")
 @click.argument("rule")
 @click.option("--reason", required=True, help="Why; kept in the audit log.")

@@ -346,22 +346,27 @@ def body_of(data: str) -> bytes:
 @model.command(
     "reserve",
     examples=(
-        "appliance model reserve demo/x --version 3 --warm 2   # keep two sandboxes loaded",
-        "appliance model reserve demo/x --version 3            # how that goes",
-        "appliance model reserve demo/x --version 3 --warm 0   # on demand again",
+        "appliance model reserve demo/x:3 --warm 2   # keep two sandboxes loaded",
+        "appliance model reserve demo/x:3            # how that goes",
+        "appliance model reserve demo/x:3 --warm 0   # on demand again",
     ),
 )
-@click.argument("name", metavar="TENANT/NAME")
-@click.option("--version", "number", type=click.IntRange(min=1), required=True, help="Which one.")
+@click.argument("name", metavar="TENANT/NAME:VERSION")
+@click.option("--version", "number", type=click.IntRange(min=1), help="The same, written apart.")
 @click.option("--warm", type=click.IntRange(min=0), help="How many; 0 ends the reservation.")
 @pass_context
-def reserve(context: Context, name: str, number: int, warm: int | None) -> None:
+def reserve(context: Context, name: str, number: int | None, warm: int | None) -> None:
     """Keep sandboxes of a version loaded, or show whether they are.
 
     Kept sandboxes answer without a start, end neither when idle nor for other models, and are made
     again after a restart or a crash. They take memory all the time.
     """
-    path = f"{reference(name, is_model=True).path}/versions/{number}/reservation"
+    target = reference(name)
+    said = {str(one) for one in (target.version, number) if one is not None}
+    if target.alias or len(said) != 1:
+        raise click.UsageError("Name one version: TENANT/NAME:VERSION")
+    name, number = f"{target.tenant}/{target.name}", int(said.pop())
+    path = f"{target.path}/versions/{number}/reservation"
     with context.client() as client:
         if warm == 0:
             client.send("DELETE", path)

@@ -100,9 +100,14 @@ class Output:
             sys.stderr.write(json.dumps(_problem_document(error, request_id)) + "\n")
             return
         lines = [f"error: {error.detail}"]
-        lines += [f"  at {f.pointer}: {f.detail}" for f in error.fields if f.detail]
-        if isinstance(error, GuestError) and error.stderr:
-            lines += ["the model's last lines:", *(f"  {line}" for line in error.stderr)]
+        lines += [
+            f"  at {f.pointer}: {f.detail}"
+            for f in error.fields
+            if f.detail and not (f.pointer in error.detail and f.detail in error.detail)
+        ]
+        printed = _printed(error)
+        if printed:
+            lines += ["its last lines:", *(f"  {line}" for line in printed)]
         if error.hint:
             lines.append(f"hint: {error.hint}")
         if request_id:
@@ -184,6 +189,12 @@ def _problem_document(error: ApplianceError, request_id: str) -> dict[str, Any]:
         document["instance"] = request_id
     if error.fields:
         document["errors"] = [{"pointer": f.pointer, "detail": f.detail} for f in error.fields]
-    if isinstance(error, GuestError) and error.stderr:
-        document["stderr"] = list(error.stderr)
+    if printed := _printed(error):
+        document["stderr"] = list(printed)
     return document
+
+
+def _printed(error: ApplianceError) -> tuple[str, ...]:
+    """What the model, or what built it, printed last; empty if the problem tells none."""
+    told = error.stderr if isinstance(error, GuestError) else error.extensions.get("stderr", ())
+    return tuple(map(str, told))

@@ -24,9 +24,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "unseal": ("node", "unseal", "Open a sealed appliance."),
     "seal": ("node", "seal", "Drop the keys; only health and unseal answer."),
     "doctor": ("doctor", "doctor", "Check this machine and say what to fix."),
-    "tenant": ("tenant", "tenant", "Tenants: list, create, remove."),
+    "tenant": ("tenant", "tenant", "Tenants: list, create, isolate, remove."),
     "key": ("key", "key", "API keys: list, create, revoke."),
-    "model": ("model", "model", "Models: push, list, show, call, remove."),
+    "model": ("model", "model", "Models: push, list, show, call, reserve, remove."),
     "job": ("job", "job", "Calls that outlive their request: submit, list, wait, cancel."),
     "secret": ("secret", "secret", "Secrets of models: set, list, remove."),
     "egress": ("egress", "egress", "Where models may connect to: list, allow, deny, explain."),
@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "audit": ("audit", "audit", "The audit log: list, verify, prove."),
     "backup": ("backup", "backup", "Backups: make, verify, restore."),
     "config": ("settings", "config", "Settings: explain, check."),
-    "runtime": ("runtime", "runtime", "Base images of languages: build, list."),
+    "runtime": ("runtime", "runtime", "What models run in: build, import, list, export, verify."),
     "gpu": ("gpu", "gpu", "GPUs: list them and who has them."),
     "tui": ("tui", "tui", "Open the console."),
 }
@@ -129,7 +129,7 @@ def run(arguments: list[str]) -> int:
 
 def _usage(error: click.ClickException) -> None:
     ctx = getattr(error, "ctx", None)
-    sys.stderr.write(f"error: {error.format_message()}\n")
+    sys.stderr.write(f"error: {' '.join(error.format_message().split())}\n")
     path = ctx.command_path if ctx is not None else "appliance"
     sys.stderr.write(f"hint: {path} --help\n")
 

@@ -9,6 +9,7 @@ Read next: ``sandbox.installing`` (does the work), ``api.supply_jobs`` (has it d
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +20,7 @@ from appliance.cli.client import last_of, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.node import require_owner
 from appliance.cli.tenant import confirm
+from appliance.errors import Forbidden
 from appliance.records import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -27,7 +29,11 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=Group,
-    examples=("appliance runtime build python3.11", "appliance runtime list"),
+    examples=(
+        "appliance runtime build python3.11",
+        "appliance runtime list",
+        "appliance runtime verify",
+    ),
 )
 def runtime() -> None:
     """Base images of the languages models are written in."""
@@ -151,7 +157,7 @@ def _carried_out(
         ):
             return list(last_of(reply.iter_lines(), "work", advance)["runtimes"])
     if order.verb != "verify":
-        require_owner(folder, command)
+        _require_service_user(folder, command)
     from appliance.sandbox import installing
 
     with context.output.progress(label) as advance:
@@ -312,7 +318,8 @@ def export(context: Context, name: str, target: Path, digest: str, sets: tuple[s
 def verify(context: Context, name: str, data_dir: str | None) -> None:
     """Read installed root folders back and compare each file with what was installed.
 
-    Ends with an error if anything differs. Without NAME all are compared.
+    Ends with an error if anything differs. Without NAME all are compared. "unrecorded" is one of
+    which no list of files was kept when it was installed: build or import it again to have one.
     """
     from appliance.errors import StoreCorrupt
     from appliance.sandbox.installing import Order
@@ -393,8 +400,23 @@ def gc(context: Context, now: bool) -> None:
     """Remove dependency sets that no version uses any more."""
     with context.client(timeout_s=600) as client:
         done = client.send("POST", "/admin/v1/dependencies/collect", {"now": now})
-    said = f"removed {len(done['removed'])} sets, {done['size_bytes'] / 1e6:.1f} MB"
+    number = len(done["removed"])
+    said = f"removed {number} set{'' if number == 1 else 's'}, {done['size_bytes'] / 1e6:.1f} MB"
     context.output.data(done, said)
+
+
+def _require_service_user(folder: str, command: str) -> None:
+    """Refuse a data folder of another user, and to have root make one that locks that user out.
+
+    Raises:
+        Forbidden: it is one of these; the hint is the same command as the service user.
+    """
+    require_owner(folder, command)
+    if os.geteuid() == 0 and not Path(folder).exists():
+        raise Forbidden(
+            f"There is no {folder}, and one that root made would lock the service user out.",
+            hint=f"runuser -u appliance -- {command}; or name the settings file: --config FILE",
+        )
 
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:

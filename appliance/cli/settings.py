@@ -47,5 +47,5 @@ def check(context: Context) -> None:
     changed = [e.key for e in explained if e.origin != "default"]
     context.output.data(
         {"ok": True, "changed": changed},
-        f"ok: {len(changed)} settings differ in origin from default",
+        f"ok: {len(changed)} set, all others as they are by default",
     )

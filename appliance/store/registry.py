@@ -425,7 +425,10 @@ class Registry:
             self._writer.tenant(rule.tenant_id)
             known = self.snapshot.egress_rules(rule.tenant_id)
             if before and not any(one.id == before for one in known):
-                raise NotFound("There is no such egress rule to put it before.")
+                raise NotFound(
+                    "There is no such egress rule to put it before.",
+                    hint="appliance egress list TENANT names them",
+                )
             fits(self.snapshot)
             event = EgressRuleAdded(rule=rule, before=before)
             await self._writer.commit(event, rule.tenant_id, actor, rule.id)

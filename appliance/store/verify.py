@@ -122,7 +122,7 @@ class PublicKey:
                 raise ValueError("its id does not match")
             self.key = Ed25519PublicKey.from_public_bytes(raw[1:])
         except ValueError as error:
-            raise Bad(f"not a public key: {error}") from error
+            raise Bad(f"not a public key like NAME+ID+BASE64: {error}") from error
 
     def check(self, signature: bytes, data: bytes) -> None:
         """Raise ``Bad`` unless this key signed the data."""

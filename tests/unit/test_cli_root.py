@@ -151,6 +151,60 @@ def test_a_problem_shows_fields_stderr_hint_and_request_id(capsys):
     assert "appliance.toml:3: unknown key" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("is_json", [False, True])
+def test_what_a_model_that_did_not_load_printed_is_shown(is_json, capsys):
+    document = {
+        "code": "load-failed",
+        "detail": "The model was not ready after 3000 ms.",
+        "stderr": ["waiting for the database"],
+    }
+    Output(json=is_json, quiet=False).problem(problem_from_document(document))
+    assert "waiting for the database" in capsys.readouterr().err
+
+
+def test_a_place_that_the_problem_names_already_is_not_said_twice(capsys):
+    where = FieldError(pointer="appliance.toml:3", detail="requirements: not a pin")
+    invalid = ManifestInvalid("appliance.toml:3: requirements: not a pin.", fields=(where,))
+    Output(json=False, quiet=False).problem(invalid)
+    assert capsys.readouterr().err.count("not a pin") == 1
+
+
+def test_help_says_whole_sentences(capsys):
+    for words, command in ALL:
+        if isinstance(command, click.Group):
+            assert cli.main([*words, "--help"]) == 0
+            assert "..." not in capsys.readouterr().out.partition("Commands:")[2], words
+
+
+@pytest.mark.parametrize("noun", ["model", "runtime", "egress", "tenant", "secret", "alias"])
+def test_what_removes_is_called_rm_everywhere_and_remove_is_understood(noun, capsys):
+    assert (noun, "rm") in [words for words, _ in ALL]
+    assert cli.main([noun, "remove", "--help"]) == 0
+    assert f"appliance {noun} rm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["demo/x"], ["demo/x:1", "--version", "2"], ["demo/x@live"]])
+def test_a_reservation_names_one_version(arguments, tmp_path, capsys):
+    assert cli.main(["model", "reserve", *arguments, "--socket", str(tmp_path / "s")]) == 64
+    assert "TENANT/NAME:VERSION" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_even_where_choices_are_listed(capsys):
+    assert cli.main(["tenant", "isolate", "demo"]) == 64
+    assert "standard, gvisor" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_root_does_not_make_the_data_folder_that_a_runtime_is_built_in(tmp_path, capsys):
+    import os
+
+    if os.geteuid() != 0:
+        pytest.skip("needs to be root")
+    folder = tmp_path / "none"
+    assert cli.main(["runtime", "build", "python3.11", "--data-dir", str(folder)]) == 77
+    assert "runuser -u appliance" in capsys.readouterr().err
+    assert not folder.exists()
+
+
 def test_control_characters_of_others_never_reach_the_terminal():
     assert "\x1b" not in clean("\x1b[31mred\x1b[0m")
     assert "\u202e" not in clean("evil\u202etxt")

@@ -231,3 +231,10 @@ def test_a_value_that_is_no_json_is_refused_with_its_line(value: bytes, said: st
 def test_a_mistake_of_toml_is_named_with_its_line() -> None:
     with pytest.raises(ManifestInvalid, match=r"appliance\.toml:3: not valid TOML"):
         parse(b'runtime = "python3.11"\nentry = "model:Model"\nrequirements = [,]\n')
+
+
+def test_a_key_of_another_table_is_sent_there():
+    raw = b'runtime = "python3.11"\nentry = "model:Model"\n[resources]\nload_timeout_ms = 3000\n'
+    with pytest.raises(ManifestInvalid) as caught:
+        manifest.parse({manifest.FILE: raw})
+    assert caught.value.hint == "It belongs into [limits]."

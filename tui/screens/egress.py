@@ -185,7 +185,7 @@ class Egress(ListPage):
             f"{base}?reason={quote(reason, safe='')}",
             doing=f"Remove egress rule {row['id']}",
             done=f"Rule removed: {name}",
-            cli=f"appliance egress remove {row['tenant']} {row['id']}",
+            cli=f"appliance egress rm {row['tenant']} {row['id']}",
         )
 
 
