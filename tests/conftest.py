@@ -20,13 +20,15 @@ from appliance.sandbox.podman import PodmanExecutor
 RUNTIME = "python3.11"
 
 
+@pytest.hookimpl(tryfirst=True)  # the runner of several processes reads the groups after this
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep what starts containers in one process when tests run in several.
 
     Two engines at once would compete for the cores that some of these tests measure.
     """
     for item in items:
-        if item.get_closest_marker("podman"):
+        is_served = "test_data" in getattr(item, "fixturenames", ())
+        if is_served or item.get_closest_marker("podman"):
             item.add_marker(pytest.mark.xdist_group("podman"))
 
 
