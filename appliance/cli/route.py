@@ -196,7 +196,7 @@ _verb("abort", "Give every call back to the baseline; the other arms stay, with 
 _verb("back", "Return to the revision before the last one; once more undoes that.")
 
 
-@route.command("remove", examples=("appliance route remove demo/x",))
+@route.command("rm", examples=("appliance route rm demo/x",))
 @click.argument("name", metavar="TENANT/NAME")
 @click.option("--revision", type=click.IntRange(min=0), help="Only if it is at this revision.")
 @pass_context

@@ -338,7 +338,7 @@ def verify(context: Context, name: str, data_dir: str | None) -> None:
         )
 
 
-@runtime.command("remove", examples=("appliance runtime remove node18 sha256:6fbb778d --force",))
+@runtime.command("rm", examples=("appliance runtime rm node18 sha256:6fbb778d --force",))
 @click.argument("name")
 @click.argument("digest")
 @click.option("--force", is_flag=True, help="Do not ask.")

@@ -252,7 +252,7 @@ class Runtimes(ListPage):
                 path_of("admin", "v1", "runtimes", name, digest.removeprefix("sha256:")),
                 doing=f"Remove runtime {name}",
                 done=f"Runtime {name} removed",
-                cli=f"appliance runtime remove {name} {digest[:19]}",
+                cli=f"appliance runtime rm {name} {digest[:19]}",
             )
 
     @work(exclusive=True, group="dialog")
