@@ -81,6 +81,7 @@ class TenantRow(TypedDict):
 
     id: str
     name: str
+    isolation: str
     models: int
     keys: int
     calls_15m: int

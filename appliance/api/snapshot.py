@@ -219,6 +219,7 @@ async def _tenants(context: Context) -> tuple[Rows, Extras]:
             {
                 "id": tenant.id,
                 "name": tenant.name,
+                "isolation": tenant.isolation,
                 "models": len(models),
                 "keys": sum(1 for key in snapshot.keys(tenant.id) if not key.revoked_ns),
                 "calls_15m": calls.get(tenant.id, 0),

@@ -76,6 +76,7 @@ class World:
                 {
                     "id": f"ten_{i:013d}",
                     "name": name(i),
+                    "isolation": ("standard", "gvisor")[i % 2],
                     "models": i,
                     "keys": i * 3,
                     "calls_15m": many,

@@ -411,3 +411,25 @@ async def test_work_on_runtimes_moves_while_it_is_watched(world, console, tools)
         await tools.settle(pilot)
         assert "used by no version" in tools.screen_text(pilot)
         assert "risk 1.0" in tools.screen_text(pilot)
+
+
+async def test_a_tenants_isolation_is_chosen(world, console, tools):
+    async with console(goto="tenants") as pilot:
+        assert "standard" in tools.screen_text(pilot)
+        await pilot.press("i")
+        await tools.settle(pilot)
+        pilot.app.screen.query_one("#f-isolation").focus()
+        await pilot.press("right")
+        await tools.settle(pilot)
+        assert "a kernel of its own" in tools.screen_text(pilot)
+        assert tools.clipped(pilot) == []
+        await press_verb(pilot, tools)
+        await tools.until(pilot, lambda: world.sent())
+        body = {"isolation": "gvisor"}
+        assert world.sent() == [("PUT", "/api/v1/tenants/risk/isolation", body)]
+
+
+async def test_the_egress_screen_says_how_rules_decide_in_one_line(world, console, tools):
+    world.fill("many")
+    async with console(goto="egress") as pilot:
+        assert "the first rule that matches decides, else no" in tools.screen_text(pilot)

@@ -90,8 +90,8 @@ class Egress(ListPage):
         """Rows, numbers and decisions."""
         super().draw(snapshot)
         shown = snapshot.extras.get("open", 0)
-        line = f"{text.count(shown)} connections open; the first rule that matches decides,"
-        facts = Text(text.clip(f"{line} without one the answer is no", self._wide), no_wrap=True)
+        line = f"{text.count(shown)} connections open; the first rule that matches decides, else no"
+        facts = Text(text.clip(line, self._wide), no_wrap=True)
         self.query_one("#facts", Static).update(facts, layout=False)
         decisions = snapshot.extras.get("decisions") or []
         room = 5 if self.size.height >= 30 else 3

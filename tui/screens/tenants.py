@@ -1,6 +1,6 @@
 """Tenants: who has models here, and how much of it.
 
-Owns: the columns of the tenants table, new tenant, remove tenant.
+Owns: the columns of the tenants table, new tenant, its isolation, remove tenant.
 Never: shows a key's secret; that is ``keys``.
 Read next: ``frame.ListPage``.
 """
@@ -19,20 +19,30 @@ from tui.frame import ListPage
 from tui.nav import Place
 from tui.table import Column
 
+_ISOLATIONS = {
+    "standard": "Namespaces, system call filter and limits, on the machine's own kernel.",
+    "gvisor": (
+        "Each sandbox gets a kernel of its own, by gVisor: stronger, slower at system calls, and"
+        " without zygotes, GPUs, imported images or ways out to a network."
+    ),
+}
+
 
 class Tenants(ListPage):
     """One row per tenant; Enter shows its models."""
 
     VIEW = "tenants"
     EMPTY = "No tenants yet.\nn creates the first one."
-    VERBS = frozenset(("new", "remove"))
+    VERBS = frozenset(("new", "isolate", "remove"))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "models"),
         Binding("n", "new", "new"),
+        Binding("i", "isolate", "isolation"),
         Binding("x", "remove", "remove"),
     ]
     COLUMNS = (
-        Column(name="name", title="TENANT", text=lambda r: r["name"], width=16, flex=2),
+        Column(name="name", title="TENANT", text=lambda r: r["name"], width=12, flex=2),
+        Column(name="isolation", title="ISOLATION", text=lambda r: r["isolation"], width=9),
         Column(
             name="models",
             title="MODELS",
@@ -111,6 +121,39 @@ class Tenants(ListPage):
         )
         if done is not None:
             self.table.aim(name)
+
+    @work(exclusive=True, group="dialog")
+    async def action_isolate(self) -> None:
+        """``i`` sets the least that the sandboxes of the tenant under the cursor get."""
+        row = self.row
+        if row is None or not self.console.may("Set isolation"):
+            return
+        name = str(row["name"])
+        values = await self.app.push_screen_wait(
+            Form(
+                title=f"Isolation of {name}",
+                fields=[
+                    Field(
+                        name="isolation",
+                        label="Isolation",
+                        words=tuple(_ISOLATIONS),
+                        value=str(row["isolation"]),
+                    )
+                ],
+                verb="Set isolation",
+                describe=lambda v: _ISOLATIONS[v["isolation"]],
+            )
+        )
+        if values is None or values["isolation"] == row["isolation"]:
+            return
+        await self.console.perform(
+            "PUT",
+            path_of("api", "v1", "tenants", name, "isolation"),
+            body=values,
+            doing=f"Set isolation of {name}",
+            done=f"Sandboxes of {name} are isolated by {values['isolation']}",
+            cli=f"appliance tenant isolate {name} {values['isolation']}",
+        )
 
     @work(exclusive=True, group="dialog")
     async def action_remove(self) -> None:
