@@ -9,6 +9,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     wire       HTTP mechanics: parsing, limits, problem+json
     node       the life of the process: uninitialised, sealed, ready, draining
     canary     candidates watched against what they follow, stepped, held, aborted
+    shadow     calls repeated to versions whose replies are dropped
     routing    which version answers a call: routes and their revisions
     jobs       calls that outlive their request
     invoke     one call, end to end                       lifecycle  every change of a model

@@ -32,6 +32,7 @@ class Outcome:
 
     reply: bytes
     content_type: str
+    model_id: str
     number: int
     audit_seq: int
     cold: bool
@@ -163,6 +164,7 @@ class Invoker:
         return Outcome(
             reply=reply.body,
             content_type=reply.content_type,
+            model_id=version.model_id,
             number=version.number,
             audit_seq=seq,
             cold=course.cold,
@@ -222,7 +224,7 @@ class Invoker:
         pool = self._pool()
         course.is_waiting = True
         try:
-            async with pool.lease(spec, files) as lease:
+            async with pool.lease(spec, files, spare=bool(course.via.shadow_of)) as lease:
                 course.is_waiting = False
                 course.cold, course.sandbox_id = lease.cold, lease.sandbox_id
                 course.queue_us, course.load_us = lease.queue_us, lease.load_us

@@ -73,6 +73,10 @@ class Metrics:
             "appliance_egress_bytes", "Bytes of models' connections, sent or received by them.",
             ("direction",), registry=self._registry,
         )  # fmt: skip
+        self._shadows = Counter(
+            "appliance_shadow_calls", "Calls repeated to shadow versions, by how replies compare.",
+            ("match",), registry=self._registry,
+        )  # fmt: skip
         self._gauges = {
             name: Gauge(f"appliance_{name}", text, registry=self._registry)
             for name, text in GAUGES.items()
@@ -109,6 +113,10 @@ class Metrics:
         """Count the bytes of a connection that ended."""
         self._egress_bytes.labels("sent").inc(sent_bytes)
         self._egress_bytes.labels("received").inc(received_bytes)
+
+    def shadow_ended(self, match: str) -> None:
+        """Count a shadow call: ``equal``, ``close``, ``different``, ``failed`` or ``dropped``."""
+        self._shadows.labels(match).inc()
 
     def incident(self) -> None:
         """Count an internal error."""

@@ -51,6 +51,7 @@ from appliance.routing import Routing
 from appliance.sandbox import dependencies, images
 from appliance.sandbox.executor import Executor, open_executor
 from appliance.sandbox.pool import Pool
+from appliance.shadow import Shadows
 from appliance.store import RootKey, Store, seal
 from appliance.supply import Supply
 
@@ -80,6 +81,7 @@ class Services:
     reservations: Reservations
     routing: Routing
     canaries: Canaries
+    shadows: Shadows
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
     egress: EgressGuard
@@ -331,6 +333,7 @@ class Node:
             routing = Routing(store)
             canaries = Canaries(store, routing)
             invoker.watches.append(canaries.observe)
+            shadows = Shadows(store, invoker, self.metrics)
             services = Services(
                 store=store,
                 invoker=invoker,
@@ -342,6 +345,7 @@ class Node:
                 reservations=reservations,
                 routing=routing,
                 canaries=canaries,
+                shadows=shadows,
                 supply=Supply(store, self.data_dir),
             )
             await self._start_executor(store)
@@ -356,6 +360,7 @@ class Node:
         self._spawn(jobs.run())
         self._spawn(reservations.follow())
         self._spawn(canaries.follow())
+        self._spawn(shadows.follow())
         if self._sandbox_problem:
             self._spawn(self._retry_executor(store))
 

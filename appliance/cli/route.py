@@ -268,7 +268,8 @@ def _compared(document: dict[str, Any]) -> list[str]:
                 lines.append(f"    {label} {_effect(one[key], scale, unit)}")
     lines += [
         f"  shadow {one['version']}: {one['calls']} calls, {one['equal']} equal, {one['close']} "
-        f"close, {one['different']} different, {one['failed']} failed, p95 {one['p95_ms']:.1f} ms"
+        f"close, {one['different']} different, {one['failed']} failed, "
+        f"{one['dropped']} dropped, p95 {one['p95_ms']:.1f} ms"
         for one in document["shadows"]
     ]
     if document["canary"] and document["canary"]["complaint"]:

@@ -121,19 +121,24 @@ class Pool:
         self._closing = False
 
     @asynccontextmanager
-    async def lease(self, spec: SandboxSpec, load: Load) -> AsyncIterator[Lease]:
+    async def lease(
+        self, spec: SandboxSpec, load: Load, *, spare: bool = False
+    ) -> AsyncIterator[Lease]:
         """A loaded sandbox of this version for the length of the block.
 
         Args:
             spec: the version's sandbox.
             load: makes the tar stream of the model's files; called once per cold start, and again
                 if the load in a sandbox made ahead failed.
+            spare: take only what nobody would miss: never wait, nor end another's idle sandbox.
 
         Raises:
-            CapacityExhausted: the queue is full or the wait was too long.
+            CapacityExhausted: the queue is full, the wait was too long, or nothing is to spare.
             Draining: the pool is closing.
             ApplianceError: what ``Executor.create`` and ``Sandbox.load`` raise.
         """
+        if spare and not self._can_spare(spec):
+            raise CapacityExhausted("No sandbox is to spare.")
         self._leases += 1
         self._quiet.clear()
         self._keeper.start()
@@ -361,6 +366,14 @@ class Pool:
             self._drop_count(victim.spec.version_key)
         self._counts[key] = self._counts.get(key, 0) + 1
         return _Grant(victim=victim, hold=hold)
+
+    def _can_spare(self, spec: SandboxSpec) -> bool:
+        if self._waiters or self._closing:
+            return False
+        if any(not entry.lent and entry.spec == spec for entry in self._entries.values()):
+            return True
+        is_room = sum(self._counts.values()) < self._instances_max - 1 and not spec.resources.gpus
+        return is_room and self._counts.get(spec.version_key, 0) < self._per_version_max
 
     def _take_gpus(self, spec: SandboxSpec) -> Hold | None:
         """The GPUs a new sandbox of this version gets; ``None`` while it has to wait for them.

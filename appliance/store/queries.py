@@ -81,15 +81,19 @@ class ArmStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowStats:
-    """What a shadow did: how its replies compare, how often it failed, its 95th percentile."""
+    """What a shadow did: how its replies compare, how often it failed, its 95th percentile.
+
+    ``missed`` calls it did not get because no sandbox was to spare.
+    """
 
     number: int
-    calls: int
-    equal: int
-    close: int
-    different: int
-    failed: int
-    took_p95: float
+    calls: int = 0
+    equal: int = 0
+    close: int = 0
+    different: int = 0
+    failed: int = 0
+    missed: int = 0
+    took_p95: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,11 +265,12 @@ class Queries:
         rows = await self._ask(
             "SELECT number, count(*), count(*) FILTER (match = 'equal'), "
             "count(*) FILTER (match = 'close'), count(*) FILTER (match = 'different'), "
-            "count(*) FILTER (code <> 'ok'), "
-            "coalesce(quantile_cont(total_us - queue_us - load_us, 0.95), 0) FROM call "
-            "WHERE model_id = ? AND route_revision >= ? AND shadow_of IS NOT NULL "
+            "count(*) FILTER (list_contains(?::VARCHAR[], code)), "
+            "count(*) FILTER (code <> 'ok' AND NOT list_contains(?::VARCHAR[], code)), "
+            "coalesce(quantile_cont(total_us - queue_us - load_us, 0.95) FILTER (code = 'ok'), 0) "
+            "FROM call WHERE model_id = ? AND route_revision >= ? AND shadow_of IS NOT NULL "
             "GROUP BY number ORDER BY number",
-            [model_id, since_revision],
+            [_FAULTS, _FAULTS, model_id, since_revision],
         )
         names = ShadowStats.__slots__
         return [ShadowStats(**dict(zip(names, row, strict=True))) for row in rows]

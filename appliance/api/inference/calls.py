@@ -183,7 +183,10 @@ async def _infer(context: Context, version: Version, via: Via = DIRECT) -> Reply
         content = await asyncio.to_thread(gzip.compress, content, 1, mtime=0)
         headers += [("content-encoding", "gzip"), ("vary", "accept-encoding")]
     return Reply(
-        body=content, content_type=_OCTETS if json_length else JSON, headers=tuple(headers)
+        body=content,
+        content_type=_OCTETS if json_length else JSON,
+        headers=tuple(headers),
+        after=native.shadowing(context, via, content_type=JSON, body=native_body, outcome=outcome),
     )
 
 

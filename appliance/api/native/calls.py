@@ -7,6 +7,9 @@ Read next: ``invoke`` (one call, end to end).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from appliance import wire
 from appliance.api.dispatch import Context
 from appliance.api.native import jobs
@@ -31,6 +34,7 @@ from appliance.errors import (
 )
 from appliance.invoke import DIRECT, Outcome, Via
 from appliance.records import LIVE, Model, Version
+from appliance.shadow import Answered
 from appliance.wire import Reply
 
 _FORM = "application/x-www-form-urlencoded"
@@ -97,7 +101,26 @@ async def _invoke(context: Context, version: Version | None, via: Via = DIRECT) 
         body=outcome.reply,
         content_type=wire.safe_media_type(outcome.content_type),
         headers=headers_of(outcome),
+        after=shadowing(context, via, content_type=content_type, body=body, outcome=outcome),
     )
+
+
+def shadowing(
+    context: Context, via: Via, *, content_type: str, body: bytes, outcome: Outcome
+) -> Callable[[], None] | None:
+    """What has an answered call repeated to the shadows of its route, once the answer left."""
+    shadows = context.services.shadows
+    if not via.route_revision or not shadows.has_any(outcome.model_id):
+        return None
+    answered = Answered(
+        call_id=context.request.id,
+        model_id=outcome.model_id,
+        revision=via.route_revision,
+        content_type=content_type,
+        body=body,
+        reply=outcome.reply,
+    )
+    return functools.partial(shadows.offer, answered)
 
 
 def require_callable(context: Context, version: Version) -> None:

@@ -20,7 +20,7 @@ from appliance.effects import Effect, Mean
 from appliance.errors import InputInvalid, Malformed
 from appliance.events import MetricReported
 from appliance.records import Route
-from appliance.store import ArmStats
+from appliance.store import ArmStats, ShadowStats
 from appliance.traffic import Figures, baseline_of
 from appliance.wire import Reply, json_reply
 
@@ -102,6 +102,9 @@ class ShadowFigures(Document):
     close: int
     different: int
     failed: int
+    dropped: Annotated[
+        int, Meta(description="Not called: too many waited, or no sandbox was free.")
+    ]
     p95_ms: float
 
 
@@ -184,7 +187,11 @@ async def route_stats(context: Context) -> Reply:
         one.number: one
         for one in await store.queries.arm_stats(model_id=model.id, since_revision=since)
     }
-    shadows = await store.queries.shadow_stats(model_id=model.id, since_revision=since)
+    shadows = {
+        one.number: one
+        for one in await store.queries.shadow_stats(model_id=model.id, since_revision=since)
+    }
+    dropped = context.services.shadows.dropped
     base = baseline_of(route)
     known = arms.get(base, ArmStats(number=base))
     numbers = [arm.number for arm in route.arms]
@@ -204,16 +211,8 @@ async def route_stats(context: Context) -> Reply:
                 if number != base
             ],
             shadows=[
-                ShadowFigures(
-                    version=one.number,
-                    calls=one.calls,
-                    equal=one.equal,
-                    close=one.close,
-                    different=one.different,
-                    failed=one.failed,
-                    p95_ms=one.took_p95 / 1000,
-                )
-                for one in shadows
+                _shadow(shadows.get(number), number, dropped(model.id, number))
+                for number in sorted({*shadows, *route.shadows})
             ],
             canary=_canary(context, route),
         )
@@ -265,6 +264,21 @@ def _figures(one: ArmStats, percent: float) -> ArmFigures:
         p95_ms=one.took_p95 / 1000,
         metrics=one.metrics,
         metric_mean=one.metric_mean if one.metrics else None,
+    )
+
+
+def _shadow(one: ShadowStats | None, number: int, dropped: int) -> ShadowFigures:
+    if one is None:
+        one = ShadowStats(number=number)
+    return ShadowFigures(
+        version=number,
+        calls=one.calls - one.missed,
+        equal=one.equal,
+        close=one.close,
+        different=one.different,
+        failed=one.failed,
+        dropped=one.missed + dropped,
+        p95_ms=one.took_p95 / 1000,
     )
 
 
