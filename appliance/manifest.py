@@ -136,7 +136,7 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     isolation: Isolation = "standard"
 
 
-_TABLES: dict[str, type[Struct]] = {
+TABLES: dict[str, type[Struct]] = {
     "": _File,
     "resources": _Resources,
     "limits": _Limits,
@@ -364,13 +364,13 @@ def _missing(key: str) -> ManifestInvalid:
 
 def _hint(section: str, key: str, reason: str) -> str:
     """What to write instead: the nearest key, the keys there are, or the line by default."""
-    table = _TABLES.get(section)
+    table = TABLES.get(section)
     if table is None:
         return f"One that works, for example:\n{EXAMPLE}"
     fields = {field.name: field for field in msgspec.structs.fields(table)}
     if "unknown field" in reason:
         near = difflib.get_close_matches(key[:100], fields, n=1)
-        home = next((t for t, one in _TABLES.items() if key in one.__struct_fields__), None)
+        home = next((t for t, one in TABLES.items() if key in one.__struct_fields__), None)
         if home is not None and home != section:
             return f"It belongs into [{home}]." if home else "It belongs above all [tables]."
         asked = f"Did you mean '{near[0]}'? " if near else ""

@@ -3,16 +3,20 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from appliance import config, errors, events
+from appliance import config, errors, events, manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 PROMISES = (ROOT / "SECURITY-PROMISES.md").read_text()
+
+MANIFEST_PAGE = (ROOT / "docs/manifest.md").read_text()
 
 TEST_ID = re.compile(r"`(tests/[\w/.-]+\.py)(?:::(\w+))?`")
 
@@ -66,6 +70,54 @@ def test_the_files_named_in_the_documents_exist():
         if not (ROOT / name).exists()
     ]
     assert missing == []
+
+
+def page_of_table(name):
+    """The whole page; for the tables written out in its example only their own lines."""
+    shown = re.search(rf"(?ms)^\[{name}\].*?^(?=\[|```)", MANIFEST_PAGE) if name else None
+    return shown[0] if shown else MANIFEST_PAGE
+
+
+def test_every_key_of_a_manifest_and_its_default_is_on_its_page():
+    tables = {name: page_of_table(name) for name in manifest.TABLES}
+    missing = [
+        f"{name}.{field.name}"
+        for name, table in manifest.TABLES.items()
+        for field in msgspec.structs.fields(table)
+        if not re.search(rf"(?m)(`\[?{field.name}\]?`|^\[?{field.name}\b)", tables[name])
+    ]
+    assert missing == []
+    for name in ("resources", "limits"):
+        said = tomllib.loads(re.search(r"(?s)```toml\n(.*?)```", MANIFEST_PAGE)[1])[name]
+        assert said == msgspec.structs.asdict(manifest.TABLES[name]()), name
+
+
+def test_the_manifest_of_the_page_is_accepted():
+    text = re.search(r"(?s)```toml\n(.*?)```", MANIFEST_PAGE)[1].encode()
+    files = {manifest.FILE: text, "requirements.txt": b"six==1.17.0\n"}
+    assert manifest.parse(files).tags == {"team": "risk"}
+
+
+def test_every_place_the_documents_link_to_exists():
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    wrong = []
+    for page in pages:
+        text = page.read_text()
+        titles = re.findall(r"(?m)^#+ (.+)$", text)
+        anchors = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if target.startswith("#"):
+                wrong += [] if target[1:] in anchors else [f"{page.name}: {target}"]
+            elif "://" not in target and not (page.parent / target.split("#")[0]).exists():
+                wrong.append(f"{page.name}: {target}")
+    assert wrong == []
+
+
+def test_every_section_of_the_readme_is_in_its_list():
+    sections = re.findall(r"(?m)^## (.+)$", README)
+    linked = set(re.findall(r"\]\(#([^)]+)\)", README))
+    anchors = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in sections}
+    assert anchors - linked == set()
 
 
 def test_the_map_names_every_module_of_the_package():
