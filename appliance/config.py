@@ -67,6 +67,13 @@ class Http:
     body_bytes_max: Annotated[
         int, _doc("Largest call body; a version may ask for less.", ge=1024)
     ] = 16 * 1024 * 1024
+    memory_bytes_max: Annotated[
+        int,
+        _doc(
+            "Memory for bodies and answers on their way, half of it for one tenant; -1: an eighth.",
+            ge=-1,
+        ),
+    ] = -1
     upload_bytes_max: Annotated[int, _doc("Largest artifact upload, unpacked.", ge=1024)] = (
         8 * 1024**3
     )

@@ -47,6 +47,7 @@ from appliance.jobs import Jobs
 from appliance.lifecycle import Lifecycle
 from appliance.metrics import Metrics
 from appliance.reservations import Reservations
+from appliance.room import Room
 from appliance.routing import Routing
 from appliance.sandbox import dependencies, images
 from appliance.sandbox.executor import Executor, open_executor
@@ -88,6 +89,17 @@ class Services:
     supply: Supply
 
 
+def _room_bytes(settings: config.Settings) -> int:
+    """Memory for bodies and answers on their way: as set, or an eighth of the machine's.
+
+    Of the largest calls two of one tenant always fit in.
+    """
+    if settings.http.memory_bytes_max >= 0:
+        return settings.http.memory_bytes_max
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(total // 8, 4 * (settings.http.body_bytes_max + settings.sandbox.reply_bytes_max))
+
+
 class Node:
     """One appliance process; made sealed, used from one event loop."""
 
@@ -111,6 +123,7 @@ class Node:
         self.metrics = metrics or Metrics()
         self.instance = clock.new_id("node")
         self.data_dir = Path(settings.paths.data_dir)
+        self.room = Room(_room_bytes(settings))
         self._explained = explained
         self._executor_factory = executor_factory or self._podman
         self._started_ns = clock.monotonic_ns()

@@ -40,6 +40,7 @@ from appliance.errors import (
 )
 from appliance.policy import NOT_FOUND
 from appliance.records import Tenant
+from appliance.room import Hold, Room
 
 T = TypeVar("T")
 Scope = dict[str, Any]
@@ -106,6 +107,7 @@ class Request:
     tenant: Tenant | None = None
     receive: Receive
     body_timeout_s: float = 60.0
+    hold: Hold = field(default_factory=lambda: Hold(Room(1 << 40), ""))
     on_hangup: Callable[[Callable[[], object]], object] = lambda _: None
     """Takes what is to be called when the caller hangs up; does nothing where nobody can tell."""
 
@@ -170,13 +172,21 @@ class Request:
         Args:
             limit_bytes: most bytes accepted, on the wire and unpacked.
             codings: of ``gzip`` and ``deflate``, the content codings that are undone.
+
+        Raises:
+            CapacityExhausted: there is no memory for it now; besides what ``chunks`` raises.
         """
-        pieces = [piece async for piece in self.chunks(limit_bytes, codings=codings)]
+        pieces = []
+        async for piece in self.chunks(limit_bytes, codings=codings):
+            self.hold.add(len(piece))
+            pieces.append(piece)
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         coding = self.header("content-encoding").strip().lower()
         if coding in ("", "identity"):
             return body
-        return await asyncio.to_thread(inflated, body, coding, limit_bytes)
+        found = await asyncio.to_thread(inflated, body, coding, limit_bytes)
+        self.hold.add(len(found))
+        return found
 
     async def json(self, shape: type[T], *, limit_bytes: int = JSON_BODY_MAX) -> T:
         """The body as a JSON document of this shape; unknown members are refused.

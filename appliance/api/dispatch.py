@@ -25,6 +25,7 @@ from appliance.auth.peer import PeerScheme
 from appliance.errors import (
     ApplianceError,
     CallerError,
+    CapacityExhausted,
     HostError,
     MethodNotAllowed,
     Unauthenticated,
@@ -34,6 +35,7 @@ from appliance.metrics import Metrics
 from appliance.node import Node, Services
 from appliance.policy import Policy
 from appliance.records import Tenant
+from appliance.room import Hold
 from appliance.store import Snapshot
 from appliance.wire import Front, Receive, Reply, Request, Scope, Send
 
@@ -93,6 +95,7 @@ class _Course:
     method: str
     operation: Operation | None = None
     principal: Principal | None = None
+    hold: Hold | None = None
 
 
 class Application:
@@ -158,6 +161,7 @@ class Application:
         status = 500
         try:
             reply = await self._reply(course, scope, receive, methods)
+            reply = self._with_room(course, reply)
             status = reply.status
             if status < 400 and methods:
                 self.remember(scope, methods)
@@ -167,12 +171,24 @@ class Application:
         except ConnectionError:
             _log.info("%s: the caller hung up", course.id)
         finally:
+            if course.hold is not None:
+                course.hold.give_back()
             self._metrics.add_in_flight(-1)
             self._metrics.request_ended(
                 operation=course.operation.id if course.operation else _UNMATCHED,
                 status=status,
                 total_us=(clock.monotonic_ns() - started_ns) // 1000,
             )
+
+    def _with_room(self, course: _Course, reply: Reply) -> Reply:
+        """The answer, or a problem if answers that nobody takes leave no memory for it."""
+        try:
+            if course.hold is not None:
+                course.hold.add(len(reply.body))
+        except CapacityExhausted as problem:
+            form = course.operation.form if course.operation else PROBLEM
+            return form.render(problem, course.id)
+        return reply
 
     async def _unmatched(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -214,6 +230,7 @@ class Application:
             principal = authenticate(self._schemes(scope), wire.presented_from_scope(scope))
             course.principal = principal
             tenant = self._authorise(operation, principal, scope["path_params"], snapshot)
+        course.hold = Hold(self._node.room, tenant.id if tenant else principal.id)
         request = Request(
             id=course.id,
             method=course.method,
@@ -224,6 +241,7 @@ class Application:
             tenant=tenant,
             receive=receive,
             body_timeout_s=float(self._node.settings.http.body_timeout_s),
+            hold=course.hold,
             on_hangup=scope.get("extensions", _NO_EXTENSIONS).get(wire.HANGUP, _nothing),
         )
         return await operation.handler(
