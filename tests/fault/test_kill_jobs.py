@@ -140,3 +140,33 @@ def test_kills_at_any_moment_lose_no_job_and_start_none_twice(
         assert starts == 1, told
     cut = sum(end["status"] == "failed" for end in ends)
     print(f"{KILLS} kills: {len(jobs)} jobs, {cut} interrupted, 0 lost, 0 started twice")
+
+
+def test_a_stop_ends_the_streams_lets_what_runs_end_and_keeps_what_waits(
+    appliance: RunningAppliance,
+) -> None:
+    appliance.start()
+    secret = appliance.tenant("acme")
+    assert appliance.push(secret, "acme/slow", MODEL).status_code == 201
+    with appliance.https(secret) as client:
+        running = [submit(client, n, 5) for n in range(3)]
+        for job in running:
+            reach(client, job, "processing")
+        waiting = submit(client, 9, 0)
+        streams = {"Accept": "text/event-stream"}
+        with client.stream("GET", waiting["urls"]["stream"], headers=streams) as stream:
+            assert stream.status_code == 200  # at once, though there is nothing to tell yet
+            began = time.monotonic()
+            assert appliance.process is not None
+            appliance.process.terminate()
+            assert stream.read() == b": following\n\n"  # not cut off in the middle
+            assert time.monotonic() - began < 2
+    assert appliance.process.wait(30) == 0
+    assert time.monotonic() - began < 30
+    appliance.process = None
+    appliance.start()
+    with appliance.https(secret) as client:
+        for job in running:
+            found = ended(client, job)
+            assert (found["status"], found["metrics"]["attempts"]) == ("succeeded", 1)
+        assert ended(client, waiting)["output"] == {"n": 9}

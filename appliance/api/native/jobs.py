@@ -189,6 +189,7 @@ async def cancel_job(context: Context) -> Reply:
 
 async def _follow(context: Context, job: Job, write: Write) -> None:
     jobs, told = context.services.jobs, 0
+    await write(b": following\n\n")  # the head of the answer leaves with its first piece
     while True:
         if job.attempts > told and job.status != "starting":
             told = job.attempts
