@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance import archive, clock, config, conventions, manifest, probe, provision, trial
@@ -290,7 +290,9 @@ class Lifecycle:
         pool = self._pool()
         try:
             async with pool.lease(spec, files) as lease:
-                return await trial.completed(lease, draft.manifest)
+                declared = await trial.completed(lease, draft.manifest)
+                notes = (spec.caution,) if spec.caution else ()
+                return replace(declared, notes=(*declared.notes, *notes))
         except GuestError as error:
             raise LoadFailed(
                 error.detail, hint=error.hint, stderr=list(error.stderr), cause=error.slug

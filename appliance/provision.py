@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from appliance import archive, config
-from appliance.egress import rules
+from appliance.egress import closed, rules
 from appliance.errors import NotFound, SecretMissing
 from appliance.records import CallLimits, Isolation, Version, stronger
 from appliance.sandbox.spec import Outlets, SandboxSpec
@@ -54,6 +54,7 @@ def spec_from_version(
         else min(idle, settings.idle_timeout_s_max),
         entry=manifest.entry,
         outlets=outlets if tier == "standard" else None,  # others have a network stack inside
+        caution=closed.CAUTION if outlets is not None and tier != "standard" else "",
         container=manifest.container,
         options=manifest.options,
         isolation=tier,

@@ -117,6 +117,7 @@ class EgressRow(TypedDict):
     ports: list[str]
     protocol: str
     reason: str
+    note: str
     created_at: str
     created_by: str
 

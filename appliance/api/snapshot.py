@@ -378,7 +378,7 @@ async def _egress(context: Context) -> tuple[Rows, Extras]:
     wanted = context.request.query.get("tenant")
     tenants = [t for t in snapshot.tenants() if wanted in (None, "", t.name)]
     rows: Rows = [
-        {"position": position, **msgspec.to_builtins(doc_from_rule(rule, tenant.name))}
+        {"position": position, **msgspec.to_builtins(doc_from_rule(rule, tenant.name, snapshot))}
         for tenant in tenants
         for position, rule in enumerate(snapshot.egress_rules(tenant.id), start=1)
     ]

@@ -51,7 +51,8 @@ def list_(context: Context, tenant: str) -> None:
         document = client.get(_path(tenant))
     rows = [row | {"shown_ports": _ports(row)} for row in document["items"]]
     empty = f"no rules: models of {tenant} reach nothing"
-    context.output.table(document, rows, _COLUMNS, empty=empty)
+    columns = (*_COLUMNS, ("NOTE", "note")) if any(row["note"] for row in rows) else _COLUMNS
+    context.output.table(document, rows, columns, empty=empty)
 
 
 def _added(context: Context, action: str, tenant: str, host: str, options: dict[str, Any]) -> None:
@@ -71,7 +72,7 @@ def _added(context: Context, action: str, tenant: str, host: str, options: dict[
         f"{document['id']}: {action} {document['host']} port {_ports(document)}, "
         f"for {model} of {tenant}"
     )
-    context.output.data(document, said)
+    context.output.data(document, f"{said}\n{document['note']}" if document["note"] else said)
 
 
 def _rule_options(command: Any) -> Any:

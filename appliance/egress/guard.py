@@ -16,6 +16,7 @@ from typing import Literal
 from appliance import config
 from appliance.egress import rules
 from appliance.egress.addresses import class_of, literal
+from appliance.egress.closed import WHY, closed_versions
 from appliance.egress.record import Flow, Record, version_of
 from appliance.egress.resolver import Resolver, is_own
 from appliance.egress.rules import Target, Verdict
@@ -162,13 +163,17 @@ class EgressGuard:
         except (OSError, TimeoutError):
             rule_id = rules.decide(self._rules(tenant_id), model, target).rule_id
             reason = "unresolved"
+        closed = closed_versions(self._store.registry.snapshot, tenant_id, model)
+        if closed.is_all:
+            rule_id, reason = "", "isolation"
+        text = _text(target, reason, rule_id, host)
         return Explanation(
             allowed=reason == "ok",
             reason=reason,
             rule_id=rule_id,
             host=known or host,
             addresses=found,
-            text=_text(target, reason, rule_id, host),
+            text=f"{text} It is {closed.text}." if reason == "ok" and closed.text else text,
         )
 
     async def add_rule(self, rule: EgressRule, *, before: str = "", actor: str) -> EgressRule:
@@ -325,6 +330,7 @@ def _text(target: Target, reason: str, rule_id: str, unknown: str) -> str:
         "default": "no egress rule allows it",
         "rule": f"egress rule {rule_id} denies it",
         "host-malformed": "it is no name and no address in the usual notation",
+        "isolation": WHY,
         "own-address": "it leads to the appliance's own machine; a rule must name that address",
         "unresolved": f"egress rule {rule_id} allows it, but the name leads nowhere now",
     }.get(reason, f"it leads to a {reason} address; a rule must name that address")

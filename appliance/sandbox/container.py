@@ -101,7 +101,8 @@ class PodmanSandbox:
 
     def stderr_tail(self) -> tuple[str, ...]:
         """See ``Sandbox.stderr_tail``."""
-        return self.link.logs.lines()
+        lines = self.link.logs.lines()
+        return (self.spec.caution, *lines) if self.spec.caution else lines
 
     def info(self) -> SandboxInfo:
         """See ``Sandbox.info``."""

@@ -52,7 +52,8 @@ class SandboxSpec:
     ``deps_key`` is empty when the version has no requirements. ``container`` is there for imported
     images only. ``gpu_units`` are the ids of the GPUs this very sandbox was given: empty in what a
     version asks for, set by the pool. Without ``outlets`` there is no way out of it at all.
-    ``options`` is JSON for the code that serves an entry of the form ``@convention``.
+    ``options`` is JSON for the code that serves an entry of the form ``@convention``. ``caution``
+    is what stands in front of the model's own stderr wherever that is shown.
     """
 
     version_key: str
@@ -70,6 +71,7 @@ class SandboxSpec:
     outlets: Outlets | None = None
     options: dict[str, Any] = field(default_factory=dict)
     isolation: Isolation = "standard"
+    caution: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

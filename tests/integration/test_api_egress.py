@@ -136,3 +136,47 @@ async def test_a_tenant_has_no_more_rules_than_it_may(it: Inside) -> None:
             made = await admin.post(PATH, json=RULE | {"host": f"h{number}.test"})
             assert made.status_code == 201
         assert (await admin.post(PATH, json=RULE)).status_code == 429
+
+
+async def explained(it: Inside, **query: Any) -> dict[str, Any]:
+    wanted = {"host": "192.0.2.7", "port": 5432, "protocol": "connect"} | query
+    async with it.client(admin=True) as admin:
+        answer = await admin.get(f"{PATH}/explain", params=wanted)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_a_version_with_a_kernel_of_its_own_is_said_to_have_no_way_out(it: Inside) -> None:
+    assert (await add(it, host="192.0.2.7"))["note"] == ""
+    await it.version("acme", "fraud")
+    assert (await explained(it, model="fraud"))["text"].endswith(".")
+    await it.version("acme", "fraud", isolation="gvisor")
+    partly = await explained(it, model="fraud")
+    assert partly["allowed"]
+    assert "not in force for fraud version 2" in partly["text"]
+    async with it.client(admin=True) as admin:
+        (row,) = (await admin.get(PATH)).json()["items"]
+        assert "fraud version 2" in row["note"]
+        view = await admin.get("/admin/v1/snapshot", params={"view": "egress"})
+        assert view.json()["rows"][0]["note"] == row["note"]
+        assert (await admin.delete("/api/v1/models/acme/fraud/versions/1")).status_code < 300
+    wholly = await explained(it, model="fraud")
+    assert (wholly["allowed"], wholly["reason"]) == (False, "isolation")
+    assert "have no way out" in wholly["text"]
+    assert (await explained(it, model="other"))["allowed"]
+
+
+async def test_the_rules_of_a_tenant_of_that_isolation_are_said_to_be_in_force_for_nobody(
+    it: Inside,
+) -> None:
+    await add(it, host="192.0.2.7")
+    tenant = it.store.registry.snapshot.tenant("acme")
+    assert tenant is not None
+    await it.store.registry.set_isolation(tenant_id=tenant.id, isolation="gvisor", actor="uid:0")
+    answer = await explained(it)
+    assert (answer["allowed"], answer["reason"]) == (False, "isolation")
+    async with it.client(admin=True) as admin:
+        (row,) = (await admin.get(PATH)).json()["items"]
+    assert "have no way out" in row["note"]
+    assert (await add(it, action="deny", host="x.test"))["note"] == ""

@@ -181,7 +181,9 @@ class Inside:
         assert made.status_code == 201, made.text
         return str(made.json()["secret"])
 
-    async def version(self, tenant: str, model: str) -> Version:
+    async def version(
+        self, tenant: str, model: str, *, isolation: Isolation = "standard"
+    ) -> Version:
         """Register a version straight in the registry: no archive, no sandbox."""
         owner = self.store.registry.snapshot.tenant(tenant)
         async with self.store.blobs.writer(owner.id) as writer:
@@ -190,7 +192,7 @@ class Inside:
         listed = ArtifactFile(path="model.py", size_bytes=1, digest="sha256:" + "0" * 64)
         return await self.store.registry.register_version(
             tenant_id=owner.id, model_name=model,
-            manifest=Manifest(runtime="python3.11", entry="model:Model"),
+            manifest=Manifest(runtime="python3.11", entry="model:Model", isolation=isolation),
             artifact=Artifact(blob=blob, files=(listed,)), runtime_digest="sha256:" + "1" * 64,
             actor="uid:0",
         )  # fmt: skip

@@ -199,6 +199,7 @@ class World:
                     "ports": ["5432", "8000-8100"] if i % 3 else [],
                     "protocol": "any",
                     "reason": name(i),
+                    "note": "" if kind != "long" else LONG,
                     "created_at": T0,
                     "created_by": "uid:0",
                 }

@@ -72,6 +72,7 @@ class Egress(ListPage):
             width=6,
             right=True,
         ),
+        Column(name="note", title="NOTE", text=lambda r: r["note"], width=24, wide=True),
         Column(name="id", title="ID", text=lambda r: r["id"], width=17, wide=True),
         Column(name="by", title="BY", text=lambda r: r["created_by"], width=12, wide=True),
     )
@@ -91,6 +92,9 @@ class Egress(ListPage):
         super().draw(snapshot)
         shown = snapshot.extras.get("open", 0)
         line = f"{text.count(shown)} connections open; the first rule that matches decides, else no"
+        notes = [row["note"] for row in snapshot.rows if row["note"]]
+        if notes:
+            line = f"{text.count(len(notes))} not in force everywhere: {notes[0]}; {line}"
         facts = Text(text.clip(line, self._wide), no_wrap=True)
         self.query_one("#facts", Static).update(facts, layout=False)
         decisions = snapshot.extras.get("decisions") or []

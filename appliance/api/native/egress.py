@@ -15,7 +15,7 @@ from appliance import clock
 from appliance.api.dispatch import Context
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Body, Document, Time
-from appliance.egress import rules
+from appliance.egress import closed, rules
 from appliance.errors import (
     FieldError,
     InputInvalid,
@@ -23,6 +23,7 @@ from appliance.errors import (
     QuotaExceeded,
 )
 from appliance.records import EgressProtocol, EgressRule, require_name
+from appliance.store import Snapshot
 from appliance.wire import Reply, json_reply
 
 _REASON_MAX = 1000
@@ -58,6 +59,13 @@ class EgressRuleDoc(Document):
     ports: list[str]
     protocol: str
     reason: str
+    note: Annotated[
+        str,
+        Meta(
+            description="For which versions it is not in force: those of isolation 'gvisor' have "
+            "no way out. Empty if it is for all."
+        ),
+    ]
     created_at: Time
     created_by: str
 
@@ -69,7 +77,10 @@ class EgressRuleList(Document):
 
 
 class EgressExplained(Document):
-    """What would happen to a connection now; ``reason`` is ``ok`` where it would be let out."""
+    """What would happen to a connection now; ``reason`` is ``ok`` where it would be let out.
+
+    It is ``isolation`` where sandboxes have a kernel of their own, and so no way out at all.
+    """
 
     allowed: bool
     reason: str
@@ -82,7 +93,7 @@ class EgressExplained(Document):
 async def list_rules(context: Context) -> Reply:
     """A tenant's egress rules in the order they are tried; deny is the default."""
     known = context.snapshot.egress_rules(context.tenant.id)
-    items = [doc_from_rule(rule, context.tenant.name) for rule in known]
+    items = [doc_from_rule(rule, context.tenant.name, context.snapshot) for rule in known]
     return json_reply(EgressRuleList(items=items))
 
 
@@ -109,7 +120,8 @@ async def add_rule(context: Context) -> Reply:
     await context.services.egress.add_rule(rule, before=body.before, actor=context.principal.id)
     name = context.tenant.name
     where = (("location", f"/api/v1/tenants/{name}/egress"),)
-    return json_reply(doc_from_rule(rule, name), status=201, headers=where)
+    document = doc_from_rule(rule, name, context.services.store.registry.snapshot)
+    return json_reply(document, status=201, headers=where)
 
 
 async def remove_rule(context: Context) -> Reply:
@@ -147,7 +159,7 @@ async def explain(context: Context) -> Reply:
         EgressExplained(
             allowed=found.allowed,
             reason=found.reason,
-            rule=doc_from_rule(rule, context.tenant.name) if rule else None,
+            rule=doc_from_rule(rule, context.tenant.name, context.snapshot) if rule else None,
             host=found.host,
             addresses=list(found.addresses),
             text=found.text,
@@ -155,7 +167,7 @@ async def explain(context: Context) -> Reply:
     )
 
 
-def doc_from_rule(rule: EgressRule, tenant: str) -> EgressRuleDoc:
+def doc_from_rule(rule: EgressRule, tenant: str, snapshot: Snapshot) -> EgressRuleDoc:
     """A rule as callers see it; ``tenant`` is its tenant's name."""
     return EgressRuleDoc(
         id=rule.id,
@@ -166,6 +178,7 @@ def doc_from_rule(rule: EgressRule, tenant: str) -> EgressRuleDoc:
         ports=rules.texts_from_ports(rule.ports),
         protocol=rule.protocol,
         reason=rule.reason,
+        note=closed.note_of(snapshot, rule),
         created_at=clock.text_from_ns(rule.created_ns),
         created_by=rule.created_by,
     )
