@@ -482,10 +482,14 @@ class PodmanSandbox:
 
     def remove(self) -> bool:
         """Remove the container and whatever runs under its ids; False: try again. Blocking."""
-        removed = self._api.remove(self.id)
-        self._service.forget(self._container_id)
-        # Podman may have died before it knew of what it had started.
-        return kernel.ensure_none_of((self.slot.root_uid, self.slot.user_uid)) and removed
+        try:
+            removed = self._api.remove(self.id)
+            self._service.forget(self._container_id)
+            # Podman may have died before it knew of what it had started.
+            return kernel.ensure_none_of((self.slot.root_uid, self.slot.user_uid)) and removed
+        except (OSError, ApplianceError) as error:  # no descriptor is free, say
+            _LOG.warning("sandbox %s is not removed yet: %s", self.id, error)
+            return False
 
     def _kill(self) -> None:
         if self._pidfd >= 0 and not self._ended.is_set():

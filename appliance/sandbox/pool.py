@@ -228,9 +228,12 @@ class Pool:
         return True
 
     async def evict(self, version_key: str) -> None:
-        """Destroy a version's idle sandboxes and, after their call, the busy ones; keep none."""
+        """Destroy a version's idle sandboxes and, after their call, the busy ones; keep none.
+
+        One that does not end is logged, and leased to nobody: it is no fault of who asked.
+        """
         self._keeper.drop(version_key)
-        await asyncio.gather(*self._end_idle(version_key))
+        await asyncio.gather(*self._end_idle(version_key), return_exceptions=True)
 
     def _end_idle(
         self, version_key: str, *, but: SandboxSpec | None = None
