@@ -19,7 +19,9 @@ pytestmark = [
 FILL = """
 import errno, os
 answer = {}
-for folder in inputs["folders"]:
+mounts = [line.split()[4] for line in open("/proc/self/mountinfo")]
+folders = inputs["folders"] + [one for one in mounts if one not in inputs["folders"]]
+for folder in filter(os.path.isdir, folders):
     written, path = 0, os.path.join(folder, "fill")
     try:
         with open(path, "wb", buffering=0) as out:

@@ -30,6 +30,38 @@ for folder in ("/tmp", "/dev/shm", "/model", "/dev/mqueue", "/run/app", "/dev"):
 """
 
 
+KINDS = {
+    "folders": "os.mkdir(path)",
+    "symbolic links": "os.symlink('x', path)",
+    "hard links": "os.link(first, path)",
+    "sockets": "socket.socket(socket.AF_UNIX).bind(path)",
+}
+OTHERS = """
+import errno, os, socket
+first = inputs["folder"] + "/first"
+open(first, "w").close()
+made = 0
+try:
+    while made < 100_000:
+        path = inputs["folder"] + f"/{made}"
+        KIND
+        made += 1
+    answer = [made, ""]
+except OSError as error:
+    answer = [made, errno.errorcode[error.errno]]
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_other_kind_of_entry_counts_as_well(
+    podman_executor: PodmanExecutor, kind: str
+) -> None:
+    async with box(podman_executor) as one:
+        for folder in ("/tmp", "/dev/shm", "/model"):
+            made, reason = await one.run(OTHERS.replace("KIND", KINDS[kind]), folder=folder)
+            assert (reason, made < 33_000) == ("ENOSPC", True), (folder, made)
+
+
 async def test_files_are_refused_at_the_inode_quota(podman_executor: PodmanExecutor) -> None:
     async with box(podman_executor) as one:
         found = await one.run(EMPTY_FILES)

@@ -44,8 +44,10 @@ while True:
     )
     async with box(podman_executor, spec_of(invoke_timeout_ms=5000)) as one:
         before = resident_bytes()
-        with pytest.raises(ReplyTooLarge):
+        with pytest.raises(ReplyTooLarge) as caught:
             await one.run(text)
+        assert caught.value.status == 502
+        assert not one.sandbox.alive
         assert resident_bytes() - before < 64 * MIB
 
 

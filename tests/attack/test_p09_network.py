@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
+from pathlib import Path
 
 import pytest
 from boxes import box
@@ -19,10 +21,10 @@ pytestmark = [
 CONNECT = """
 import socket
 answer = {}
-for family, kind, address in inputs["targets"]:
-    name = f"{address} {kind}"
+for family, kind, address, *protocol in inputs["targets"]:
+    name = f"{address} {kind} {protocol}"
     try:
-        with socket.socket(getattr(socket, family), getattr(socket, kind)) as link:
+        with socket.socket(getattr(socket, family), getattr(socket, kind), *protocol) as link:
             link.settimeout(1)
             link.connect(address if isinstance(address, str) else tuple(address))
             link.send(b"x")
@@ -47,6 +49,13 @@ def own_address() -> str:
             return "127.0.0.1"
 
 
+def gateways() -> list[str]:
+    """Addresses of the host's own routers."""
+    rows = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
+    found = {row[2] for row in rows if int(row[3], 16) & 2}
+    return [socket.inet_ntoa(struct.pack("<L", int(one, 16))) for one in found]
+
+
 async def test_nothing_can_be_reached(podman_executor: PodmanExecutor) -> None:
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -68,6 +77,15 @@ async def test_nothing_can_be_reached(podman_executor: PodmanExecutor) -> None:
         ["AF_INET6", "SOCK_STREAM", ["::1", port]],
         ["AF_INET6", "SOCK_STREAM", ["fe80::1", 80]],
         ["AF_INET6", "SOCK_DGRAM", ["2001:4860:4860::8888", 53]],
+        ["AF_INET6", "SOCK_STREAM", ["::ffff:127.0.0.1", port]],
+        ["AF_INET6", "SOCK_STREAM", ["ff02::1", 80]],
+        ["AF_INET", "SOCK_DGRAM", ["224.0.0.251", 5353]],
+        ["AF_INET", "SOCK_DGRAM", [own_address(), port]],
+        ["AF_INET", "SOCK_DGRAM", ["8.8.8.8", 1], socket.IPPROTO_ICMP],
+        ["AF_INET", "SOCK_RAW", ["8.8.8.8", 1], socket.IPPROTO_ICMP],
+        ["AF_INET6", "SOCK_RAW", ["fe80::1", 1], socket.IPPROTO_ICMPV6],
+        ["AF_INET", "SOCK_STREAM", ["8.8.8.8", 53], socket.IPPROTO_SCTP],
+        *(["AF_INET", "SOCK_STREAM", [one, 80]] for one in gateways()),
         ["AF_UNIX", "SOCK_STREAM", f"\0appliance-test-{port}"],
         ["AF_UNIX", "SOCK_STREAM", "/run/podman.sock"],
         ["AF_UNIX", "SOCK_STREAM", str(podman_executor.run_dir / "podman.sock")],

@@ -23,6 +23,7 @@ kept["abstract"].listen(1)
 open("/dev/shm/" + inputs["canary"], "w").close()
 libc.shmget(0x5EED, 4096, 0o1666)
 libc.msgget(0x5EED, 0o1666)
+libc.semget(0x5EED, 1, 0o1666)
 libc.mq_open(b"/" + inputs["canary"].encode(), os.O_CREAT | os.O_RDWR, 0o666, None)
 if os.fork() == 0:
     import time
@@ -56,6 +57,8 @@ if libc.shmget(0x5EED, 4096, 0) >= 0:
     answer.append("shm")
 if libc.msgget(0x5EED, 0) >= 0:
     answer.append("msg")
+if libc.semget(0x5EED, 1, 0) >= 0:
+    answer.append("sem")
 if libc.mq_open(b"/" + inputs["canary"].encode(), os.O_RDWR) >= 0:
     answer.append("mq")
 for folder in ("/dev/shm", "/dev/mqueue", "/tmp", "/run", "/run/app"):

@@ -18,10 +18,19 @@ PATHS = {
     "drive letter": "C:\\evil",
     "5,000 characters": "a" * 5000,
     "escape sequence": "\x1b[2Jevil",
+    "parent further on": "a/../../evil",
+    "parent at the end": "a/..",
+    "two slashes": "//evil",
+    "backslash further on": "a\\..\\..\\evil",
+    "drive without a slash": "c:evil",
+    "share": "\\\\server\\share\\evil",
+    "right to left": "a\u202eyp.live",
+    "line break": "a\nevil",
 }
 KINDS = {
     "symbolic link": tarfile.SYMTYPE,
     "hard link": tarfile.LNKTYPE,
+    "block device": tarfile.BLKTYPE,
     "fifo": tarfile.FIFOTYPE,
     "device": tarfile.CHRTYPE,
 }
@@ -57,12 +66,15 @@ def raw_nul_member() -> bytes:
     return header.tobuf(tarfile.USTAR_FORMAT) + padded + member("x").tobuf() + b"x" + b"\0" * 511
 
 
+NAMED = ("evil", "live", "link", "out", "model.py", "MODEL.PY", "aaaa", "appliance.toml", "a/..")
+"""One of these is the member that a refusal has to name."""
 CASES = {
     **{name: tar_with(member(path)) for name, path in PATHS.items()},
     **{name: tar_with(member("link", kind)) for name, kind in KINDS.items()},
     "symlink, then a write through it": tar_with(
         member("out", tarfile.SYMTYPE), member("out/passwd")
     ),
+    "hard link, then a write through it": tar_with(member("out", tarfile.LNKTYPE), member("out")),
     "same name twice": tar_with(member("model.py")),
     "case-colliding name": tar_with(member("MODEL.PY")),
     "NUL in a pax path": tar_with()[: -2 * 512 * 10] + raw_nul_member() + b"\0" * 1024,
@@ -84,6 +96,8 @@ def test_the_archive_is_refused_and_the_data_folder_is_as_before(
         assert reply.status_code == 422, reply.text
         assert reply.json()["code"] == "archive-rejected"
         assert "\x1b" not in reply.text
+        assert any(name in reply.json()["detail"] for name in NAMED), reply.json()["detail"]
+        assert len(reply.content) < 2000
         assert client.get("/api/v1/models/uploads/evil").status_code == 404
     assert tree(running.data_dir) == before
     assert not Path("/etc/cron.d/evil").exists()

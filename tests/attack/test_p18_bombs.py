@@ -145,10 +145,19 @@ CASES: dict[str, tuple[str, bytes]] = {
 }
 
 
+def test_two_million_members_are_refused_at_the_first_too_many(running: RunningAppliance) -> None:
+    archive = gzip_of(many_members(2_000_000), level=1)
+    assert_refused_at_no_cost(running, GZIP, archive)
+
+
 @pytest.mark.parametrize(("media", "archive"), CASES.values(), ids=CASES)
 def test_it_is_refused_at_no_cost_and_leaves_nothing(
     running: RunningAppliance, media: str, archive: bytes
 ) -> None:
+    assert_refused_at_no_cost(running, media, archive)
+
+
+def assert_refused_at_no_cost(running: RunningAppliance, media: str, archive: bytes) -> None:
     secret = running.tenant("uploads")
     before = tree(running.data_dir)
     assert running.process is not None
