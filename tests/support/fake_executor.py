@@ -55,6 +55,7 @@ class FakeSandbox:
         self.freezes = 0
         self.is_frozen = False
         self.moves = False
+        self.is_stuck = False
 
     @property
     def alive(self) -> bool:
@@ -165,6 +166,8 @@ class FakeSandbox:
         return self.is_frozen and self.moves
 
     async def destroy(self) -> None:
+        if self.is_stuck:
+            raise OSError(24, "too many open files")
         self._stopped.set()
         if self._state != "killed":
             self._state = "killed"
