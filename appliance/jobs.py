@@ -262,6 +262,16 @@ class Jobs:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for their turn now."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    @property
+    def running(self) -> int:
+        """Jobs that are being run now."""
+        return len(self._running)
+
     async def sweep(self) -> int:
         """Forget ended jobs whose time is over and delete their payloads; returns how many.
 

@@ -20,6 +20,8 @@ GAUGES: Mapping[str, str] = {
     "sandboxes": "Sandboxes that exist now.",
     "sandbox_memory_bytes": "Memory all sandboxes use now.",
     "calls_waiting": "Calls waiting for a sandbox now.",
+    "jobs_waiting": "Jobs waiting for their turn now.",
+    "jobs_running": "Jobs being run now.",
     "gpus": "GPUs and partitions models may use.",
     "gpus_held": "GPUs and partitions that sandboxes hold now.",
     "gpu_memory_bytes": "Memory of all GPUs, as far as something tells it.",

@@ -68,6 +68,8 @@ async def metrics(context: Context) -> Reply:
     counters.set_gauge("ledger_dropped", store.ledger.dropped)
     counters.set_gauge("disk_free_bytes", free)
     counters.set_gauge("egress_open", context.services.egress.open_count)
+    counters.set_gauge("jobs_waiting", context.services.jobs.waiting)
+    counters.set_gauge("jobs_running", context.services.jobs.running)
     if node.sandbox_problem() is None:
         pool = context.services.pool()
         boxes = pool.list()

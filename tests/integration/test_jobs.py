@@ -172,13 +172,17 @@ async def test_a_waiting_job_that_is_cancelled_never_starts_and_a_running_one_is
 
 
 async def test_jobs_leave_room_for_calls_that_wait_for_their_answer(tmp_path: Path) -> None:
-    async with stage(tmp_path, instances_per_version_max=2, instances_max=4) as (_it, client):
+    async with stage(tmp_path, instances_per_version_max=2, instances_max=4) as (it, client):
         jobs = [await submit(client, b"sleep 2") for _ in range(6)]
         await reached(client, jobs[0], "processing")
         answer = await asyncio.wait_for(client.post(INVOKE, content=b"1"), 1.0)
         assert answer.status_code == 200
         statuses = [j["status"] for j in (await client.get(JOBS)).json()["items"]]
         assert statuses.count("processing") == 1
+        async with it.client(await it.key("", "operator")) as operator:
+            metrics = (await operator.get("/metrics")).text
+        assert "appliance_jobs_waiting 5.0" in metrics
+        assert "appliance_jobs_running 1.0" in metrics
         for job in jobs:
             await client.post(job["urls"]["cancel"])
 
