@@ -7,13 +7,16 @@ Read next: ``store.verify``, which checks a proof without any of this.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from appliance.cli.context import Context, Group, pass_context
+from appliance.cli.output import cell_text
 from appliance.errors import EX_IOERR, ConfigInvalid
+
+_LEFT_OUT = ("_id", "_ns", "_by", "digest")  # --json has them; ACTOR and OBJECT say most of it.
 
 
 @click.group(
@@ -32,7 +35,7 @@ def audit() -> None:
 @click.option("--after", type=int, metavar="SEQ", help="Entries after this one, oldest first.")
 @click.option("--before", type=int, metavar="SEQ", help="Entries before this one, newest first.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@click.option("--kind", help="Only this kind, e.g. version.registered.")
+@click.option("--kind", help="Only this kind, e.g. version.registered, or 'egress.*'.")
 @click.option("--actor", help="Only what this principal did.")
 @click.option("--tenant", help="Only what concerns this tenant.")
 @pass_context
@@ -73,8 +76,20 @@ def list_(
 
 
 def _short(event: object, characters: int = 72) -> str:
-    text = json.dumps(event, ensure_ascii=False) if event else "-"
+    """What an event says in one line of a table: without ids, times and digests."""
+    text = ", ".join(_said(event)) or "-"
     return text if len(text) <= characters else text[: characters - 3] + "..."
+
+
+def _said(value: object, name: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from _said(member, str(key))
+    elif isinstance(value, list):
+        if value and all(isinstance(one, (str, int, float)) for one in value):
+            yield f"{name} {' '.join(map(str, value))}"
+    elif value not in (None, "") and not name.endswith(_LEFT_OUT) and name != "id":
+        yield f"{name} {cell_text(value)}"
 
 
 @audit.command("verify", examples=("appliance audit verify && echo untouched",))

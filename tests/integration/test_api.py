@@ -332,6 +332,7 @@ async def test_every_way_to_miss_is_a_problem_document(it: Inside) -> None:
             ("GET", "/admin/v1/status", 404),
             ("GET", "/api/v1/whoami?x=1", 400),
             ("GET", "/api/v1/audit?limit=0", 422),
+            ("GET", "/api/v1/audit?kind=nonsense", 422),
             ("GET", "/api/v1/audit?limit=1&limit=2", 400),
             ("GET", "/api/v1/audit/x", 404),
             ("GET", "/api/v1/audit/999999", 404),

@@ -6,6 +6,7 @@ import click
 import pytest
 
 from appliance import cli
+from appliance.cli.audit import _short
 from appliance.cli.client import problem_from_document
 from appliance.cli.output import Output, clean
 from appliance.cli.root import COMMANDS, Root
@@ -189,6 +190,14 @@ def test_what_removes_is_called_rm_everywhere_and_remove_is_understood(noun, cap
 def test_a_reservation_names_one_version(arguments, tmp_path, capsys):
     assert cli.main(["model", "reserve", *arguments, "--socket", str(tmp_path / "s")]) == 64
     assert "TENANT/NAME:VERSION" in capsys.readouterr().err
+
+
+def test_an_event_is_told_in_words_without_ids_and_times():
+    event = {"alias": {"model_id": "mod_1", "name": "live", "version": 3, "set_ns": 17, "by": ""}}
+    assert _short(event) == "name live, version 3"
+    assert _short({"slots": ["key-file", "passphrase"]}) == "slots key-file passphrase"
+    assert len(_short({"reason": "x" * 100})) == 72
+    assert _short(None) == "-"
 
 
 def test_an_error_is_one_line_even_where_choices_are_listed(capsys):

@@ -11,12 +11,14 @@ and auditors all of them. An entry one may not see answers like one that does no
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 
 from appliance import clock, wire
 from appliance.api import shapes
 from appliance.api.dispatch import Context
 from appliance.api.operation import Operation, Query
 from appliance.errors import InputInvalid, Malformed, StoreCorrupt
+from appliance.events import event_classes
 from appliance.records import Entry
 from appliance.store import Head
 from appliance.wire import Reply, json_reply
@@ -38,7 +40,7 @@ async def list_entries(context: Context) -> Reply:
     own = context.principal.id if context.principal.role == "operator" else None
     entries = await queries.audit(
         tenant_id=tenant_id,
-        kind=request.query.get("kind"),
+        kind=_known_kind(request.query.get("kind")),
         actor=own or request.query.get("actor"),
         after_seq=after if after >= 0 else None,
         before_seq=before if before >= 0 else None,
@@ -46,6 +48,22 @@ async def list_entries(context: Context) -> Reply:
     )
     return json_reply(
         shapes.AuditPage(entries=[_entry_doc(context, e) for e in entries], head=_head_doc(head))
+    )
+
+
+def _known_kind(kind: str | None) -> str | None:
+    """The kind, or family of kinds, that is asked for.
+
+    Raises:
+        InputInvalid: there is none; the nearest are named.
+    """
+    kinds = event_classes()
+    if kind is None or kind in kinds or kind.partition(".")[2] == "*":
+        return kind
+    near = get_close_matches(kind[:100], kinds, n=3, cutoff=0.5)
+    raise InputInvalid(
+        f"There is no kind of audit entry '{kind[:100]}'.",
+        hint=f"Did you mean {' or '.join(near)}?" if near else "for example version.registered",
     )
 
 
