@@ -38,6 +38,7 @@ _OF_THE_SANDBOX = ("dev", "proc", "sys", "run", "tmp", "etc", "deps", "data", "g
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "usr/share/info/*")
 _BUILD_TIMEOUT_S = 1800
+_ENDING_S = 15
 _ROOTFS_BYTES_MAX = 64 * 1024**3
 _ROOTFS_FILES_MAX = 2_000_000
 _SOURCES = Path("/etc/apt")
@@ -443,7 +444,12 @@ def _run(command: list[str], environment: dict[str, str], progress: Progress) ->
         text=True,
         errors="replace",
     )
-    last = _report(process, progress)
+    try:
+        last = _report(process, progress)
+    except BaseException:  # an ended build: its folders are removed once it writes no more
+        process.terminate()
+        process.wait(timeout=_ENDING_S)
+        raise
     if process.wait(timeout=_BUILD_TIMEOUT_S):
         raise RuntimeMissing(f"The runtime's build failed: {last}", hint="appliance doctor")
 

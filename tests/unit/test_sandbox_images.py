@@ -178,3 +178,15 @@ def test_a_runtime_is_current_only_with_every_package_asked_for_today(tmp_path: 
     assert found.digest == made.digest
     about.write_text(json.dumps({**description, "packages": wanted[1:]}))
     assert images.current(tmp_path, "python3.11") is None
+
+
+def test_an_ended_build_has_ended_before_its_folder_is_removed(tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    script = f"trap 'sleep 1; touch {late}; exit' TERM; echo 'I: begun' >&2; sleep 30 & wait"
+
+    def interrupted(_step: str, _fraction: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        images._run(["/bin/sh", "-c", script], {"PATH": "/usr/bin:/bin"}, interrupted)
+    assert late.exists()
