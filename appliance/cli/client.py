@@ -8,6 +8,7 @@ Read next: ``context.Context.client``, which makes one.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,8 @@ from appliance.errors import (
     NotRunning,
     problem_classes,
 )
+
+_TENANT_OF_MODEL = re.compile(r"/api/v1/models/([a-z0-9-]+)/[a-z0-9-]+")
 
 
 def segment(name: str) -> str:
@@ -210,7 +213,11 @@ def problem_from_reply(reply: httpx.Response) -> ApplianceError:
         document = None
     if not isinstance(document, dict):
         document = {"detail": f"The address answered HTTP {reply.status_code} without a problem."}
-    return problem_from_document(document, status=reply.status_code)
+    problem = problem_from_document(document, status=reply.status_code)
+    tenant = _TENANT_OF_MODEL.match(reply.request.url.path)
+    if tenant and reply.status_code == 404 and not problem.hint:
+        problem.hint = f"appliance model list {tenant[1]}"
+    return problem
 
 
 def _json(reply: httpx.Response) -> Any:

@@ -3,11 +3,12 @@
 import json
 
 import click
+import httpx
 import pytest
 
 from appliance import cli
 from appliance.cli.audit import _short
-from appliance.cli.client import problem_from_document
+from appliance.cli.client import problem_from_document, problem_from_reply
 from appliance.cli.output import Output, clean
 from appliance.cli.root import COMMANDS, Root
 from appliance.errors import FieldError, GuestError, ManifestInvalid, problem_classes
@@ -190,6 +191,12 @@ def test_what_removes_is_called_rm_everywhere_and_remove_is_understood(noun, cap
 def test_a_reservation_names_one_version(arguments, tmp_path, capsys):
     assert cli.main(["model", "reserve", *arguments, "--socket", str(tmp_path / "s")]) == 64
     assert "TENANT/NAME:VERSION" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_leads_to_the_list_of_those_that_are():
+    request = httpx.Request("POST", "https://localhost/api/v1/models/demo/nope/invoke")
+    reply = httpx.Response(404, json={"code": "not-found", "detail": "No."}, request=request)
+    assert problem_from_reply(reply).hint == "appliance model list demo"
 
 
 def test_an_event_is_told_in_words_without_ids_and_times():
