@@ -61,13 +61,28 @@ class Jobs:
     """Takes on, runs, cancels and forgets jobs; one per unsealed node."""
 
     def __init__(
-        self, store: Store, invoker: Invoker, pool: Callable[[], Pool], settings: config.Jobs
+        self,
+        store: Store,
+        invoker: Invoker,
+        pool: Callable[[], Pool],
+        settings: config.Jobs,
+        *,
+        free_bytes_min: int,
     ) -> None:
-        """Args: ``pool`` returns the pool, or raises the problem that keeps sandboxes away."""
+        """Make it; ``run`` runs it.
+
+        Args:
+            store: where jobs and their payloads are.
+            invoker: makes the calls.
+            pool: returns the pool, or raises the problem that keeps sandboxes away.
+            settings: limits.
+            free_bytes_min: free disk below which no job starts, as no call does.
+        """
         self._store = store
         self._invoker = invoker
         self._pool = pool
         self._settings = settings
+        self._free_bytes_min = free_bytes_min
         self._queues: OrderedDict[str, OrderedDict[str, Job]] = OrderedDict()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._versions: dict[str, tuple[str, int]] = {}
@@ -217,8 +232,10 @@ class Jobs:
 
     async def _take_up(self, job: Job) -> None:
         if job.idempotency_key:
-            await self._change(job, lambda: [JobRequeued(job_id=job.id, reason="restart")], _ACTOR)
-            self._enqueue(self.find(job.tenant_id, job.id) or job)
+            await self._change(job, self._requeueing(job, "restart"), _ACTOR)
+            now = self.find(job.tenant_id, job.id)
+            if now is not None and now.status == "starting":
+                self._enqueue(now)
             return
         problem = Interrupted("The appliance ended while the model was at work on this job.")
         await self._end(job, _failed(problem))
@@ -319,10 +336,14 @@ class Jobs:
 
     def _next(self) -> Job | None:
         """The next job to start: tenants in turn, each one's oldest first."""
+        if not self._queues:
+            return None
         try:
             pool = self._pool()
         except ApplianceError:
             return None  # tried again in a moment
+        if self._store.free_bytes() < self._free_bytes_min:
+            return None
         most = self._settings.running_max or max(1, pool.instances_max // 2)
         if len(self._running) >= most:
             return None
@@ -421,16 +442,22 @@ class Jobs:
 
     async def _hold(self, job: Job) -> None:
         """Let a job that found no room wait again, longer each time."""
+        await self._record(job, self._requeueing(job, "capacity"))
+        if self.find(job.tenant_id, job.id) is None:
+            return
+        wait_s = min(max(self._held.get(job.id, (0.0, 0.5))[1] * 2, 1.0), _RETRY_S_MAX)
+        self._held[job.id] = (asyncio.get_running_loop().time() + wait_s, wait_s)
+        self._enqueue(job)
+
+    def _requeueing(self, job: Job, reason: str) -> Callable[[], list[Event]]:
+        """What lets a started job wait again, unless it is not a started one by then."""
 
         def make() -> list[Event]:
             now = self.find(job.tenant_id, job.id)
             is_started = now is not None and now.status == "processing"
-            return [JobRequeued(job_id=job.id, reason="capacity")] if is_started else []
+            return [JobRequeued(job_id=job.id, reason=reason)] if is_started else []
 
-        await self._change(job, make, _ACTOR)
-        wait_s = min(max(self._held.get(job.id, (0.0, 0.5))[1] * 2, 1.0), _RETRY_S_MAX)
-        self._held[job.id] = (asyncio.get_running_loop().time() + wait_s, wait_s)
-        self._enqueue(job)
+        return make
 
     def _ending(self, job: Job, end: JobEnd) -> Callable[[], list[Event]]:
         """What ends a job, unless it has ended (or is gone) by then."""
@@ -443,18 +470,21 @@ class Jobs:
         return make
 
     async def _end(self, job: Job, end: JobEnd) -> None:
-        """Record how a job ended, however long the disk is full."""
-        wait_s = 1.0
         self._held.pop(job.id, None)
+        await self._record(job, self._ending(job, end))
+        self._tell(job.id)
+
+    async def _record(self, job: Job, make: Callable[[], list[Event]]) -> None:
+        """Record what became of a job, however long the disk is full."""
+        wait_s = 1.0
         while True:
             try:
-                await self._change(job, self._ending(job, end), _ACTOR)
-                self._tell(job.id)
+                await self._change(job, make, _ACTOR)
                 return
             except NotFound:
                 return  # its tenant was removed meanwhile
             except (DiskFull, CapacityExhausted, AuditUnavailable) as error:
-                _log.warning("job %s: its end is not recorded yet: %s", job.id, error.detail)
+                _log.warning("job %s: what became of it waits: %s", job.id, error.detail)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _RETRY_S_MAX)
 

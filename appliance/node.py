@@ -341,7 +341,13 @@ class Node:
             self._guard = EgressGuard(
                 store, self.settings.egress, self.metrics, pool=self._require_pool
             )
-            jobs = Jobs(store, invoker, self._require_pool, self.settings.jobs)
+            jobs = Jobs(
+                store,
+                invoker,
+                self._require_pool,
+                self.settings.jobs,
+                free_bytes_min=self.settings.store.free_bytes_min,
+            )
             reservations = Reservations(store, self._require_pool, self.settings.sandbox)
             routing = Routing(store)
             canaries = Canaries(store, routing)

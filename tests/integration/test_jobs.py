@@ -171,6 +171,19 @@ async def test_a_waiting_job_that_is_cancelled_never_starts_and_a_running_one_is
         assert kinds.count("job.started") == 2
 
 
+async def test_a_restart_does_not_take_up_what_was_cancelled_meanwhile(tmp_path: Path) -> None:
+    async with stage(tmp_path) as (it, client):
+        jobs = it.node.services.jobs
+        for headers in ({}, {"Idempotency-Key": "k"}):
+            job = await submit(client, b"sleep 30", **headers)
+            await reached(client, job, "processing")
+            before = jobs.find(it.store.registry.snapshot.tenant("acme").id, job["id"])
+            await client.post(job["urls"]["cancel"])
+            await jobs._take_up(before)  # as a restart would, that saw it still running
+            assert (await client.get(job["urls"]["get"])).json()["status"] == "canceled"
+            assert jobs.waiting == 0
+
+
 async def test_jobs_leave_room_for_calls_that_wait_for_their_answer(tmp_path: Path) -> None:
     async with stage(tmp_path, instances_per_version_max=2, instances_max=4) as (it, client):
         jobs = [await submit(client, b"sleep 2") for _ in range(6)]
@@ -322,3 +335,15 @@ async def test_the_preference_is_found_among_others(tmp_path: Path, prefer: str)
         assert answer.status_code == 202
         plain = await client.post(INVOKE, content=b"1", headers={"Prefer": "wait=10"})
         assert plain.status_code == 200
+
+
+async def test_no_job_starts_while_the_disk_is_nearly_full(tmp_path: Path) -> None:
+    async with stage(tmp_path) as (it, client):
+        jobs = it.node.services.jobs
+        kept, jobs._free_bytes_min = jobs._free_bytes_min, 1 << 60
+        job = await submit(client)
+        await asyncio.sleep(1.2)
+        assert (await client.get(job["urls"]["get"])).json()["status"] == "starting"
+        jobs._free_bytes_min = kept
+        done = await ended(client, job)
+        assert (done["status"], done["metrics"]["attempts"]) == ("succeeded", 1)
