@@ -122,6 +122,34 @@ class EgressRow(TypedDict):
     created_by: str
 
 
+class RouteRow(TypedDict):
+    """One row of view ``routes``: a version of a route; what is not the version's is the route's.
+
+    ``percent`` is None for a shadow, ``against`` the version the others are compared with.
+    """
+
+    tenant: str
+    model: str
+    version: int
+    role: str
+    percent: float | None
+    calls: int
+    error_percent: float
+    p95_ms: float | None
+    detail: str
+    arms: list[dict[str, Any]]
+    sticky: str
+    shadows: list[int]
+    canary: dict[str, Any] | None
+    against: int
+    complaint: str
+    state: str
+    revision: int
+    reason: str
+    set_at: str
+    set_by: str
+
+
 class ModelRow(TypedDict):
     """One row of view ``models``."""
 

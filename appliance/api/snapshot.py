@@ -19,6 +19,7 @@ from appliance import clock, wire
 from appliance.api.dispatch import Context
 from appliance.api.gpus import gpu_rows, gpu_totals, index_of_gpu
 from appliance.api.native.egress import doc_from_rule
+from appliance.api.route_view import route_view
 from appliance.api.supply import runtime_view
 from appliance.errors import FieldError, InputInvalid
 from appliance.records import LIVE, Entry, Model, Version
@@ -502,6 +503,7 @@ VIEWS: dict[str, Callable[[Context], Awaitable[tuple[Rows, Extras]]]] = {
     "sandboxes": _sandboxes,
     "gpus": _gpus,
     "egress": _egress,
+    "routes": route_view,
     "runtimes": runtime_view,
     "audit": _audit,
     "health": _health,

@@ -103,7 +103,7 @@ def require_unrouted(snapshot: Snapshot, model_id: str, number: int) -> None:
         raise VersionRouted(
             f"Version {number} is {' and '.join(roles)} in revision {route.revision} of the "
             "model's route; take it out of the route first.",
-            hint="appliance route set TENANT/MODEL with the versions that stay, or 'route remove'",
+            hint="appliance route set TENANT/MODEL with the versions that stay, or 'route rm'",
             number=number,
             route_revision=route.revision,
         )

@@ -205,6 +205,41 @@ class World:
                 }
                 for i in range(n)
             ],
+            "routes": [
+                {
+                    "tenant": name(i),
+                    "model": name(i),
+                    "version": i + 1,
+                    "role": ("baseline", "canary", "shadow")[i % 3],
+                    "percent": (90.0, 9.99, None)[i % 3],
+                    "calls": many,
+                    "error_percent": 0.25,
+                    "p95_ms": 38.7 if i % 2 else None,
+                    "detail": "4711 equal, 12 close, 3 different" if i % 3 == 2 else "",
+                    "arms": [{"version": 1, "percent": 90.0}, {"version": 2, "percent": 10.0}],
+                    "sticky": "header:x-user",
+                    "shadows": [3],
+                    "canary": {
+                        "version": 2,
+                        "against": 1,
+                        "error_rate_max": 0.01,
+                        "latency_ratio_max": 1.5,
+                        "calls_min": 100,
+                        "window_s": 300,
+                        "action": "abort",
+                        "steps_percent": [],
+                        "step_s": 600,
+                    },
+                    "against": 1,
+                    "complaint": name(i) if kind == "long" else "",
+                    "state": ("active", "held", "aborted")[i % 3],
+                    "revision": 41,
+                    "reason": name(i),
+                    "set_at": T0,
+                    "set_by": "key:abc",
+                }
+                for i in range(n)
+            ],
             "runtimes": runtime_rows([name(i) for i in range(n)], many),
             "health": [
                 {

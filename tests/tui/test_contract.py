@@ -30,6 +30,7 @@ ROWS = {
     "sandboxes": shapes.SandboxRow,
     "gpus": shapes.GpuRow,
     "egress": shapes.EgressRow,
+    "routes": shapes.RouteRow,
     "runtimes": shapes.RuntimeRow,
     "audit": shapes.AuditRow,
     "health": shapes.Check,
@@ -52,6 +53,12 @@ async def it(tmp_path: Path) -> AsyncIterator[Inside]:
             rule = {"action": "allow", "host": "db.example.test", "ports": ["5432"]}
             path = "/api/v1/tenants/acme/egress"
             assert (await admin.post(path, json=rule | {"reason": "x"})).status_code == 201
+            route = {
+                "arms": [{"version": 1, "percent": 90}, {"version": 2, "percent": 10}],
+                "canary": {"version": 2, "error_rate_max": 0.01},
+            }
+            path = "/api/v1/models/acme/fraud/route"
+            assert (await admin.put(path, json=route)).status_code == 200
         yield found
 
 

@@ -146,6 +146,7 @@ async def test_rows_with_missing_members_leave_a_usable_screen(world, console, t
             "sandboxes",
             "gpus",
             "egress",
+            "routes",
             "runtimes",
             "audit",
             "health",

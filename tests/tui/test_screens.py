@@ -17,6 +17,7 @@ PLACES = [
     "sandboxes",
     "gpus",
     "egress",
+    "routes",
     "runtimes",
     "audit",
     "health",

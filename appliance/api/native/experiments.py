@@ -180,7 +180,7 @@ async def route_stats(context: Context) -> Reply:
     if route is None:
         raise wire.not_found()
     since = context.request.int_query("since", default=0, low=0, high=_BIG)
-    since = since or _since(context.snapshot.route_history(model.id))
+    since = since or since_of(context.snapshot.route_history(model.id))
     store = context.services.store
     await store.queries.wait(store.ledger.head.size, _WAIT_S)
     arms = {
@@ -238,7 +238,7 @@ def compared(one: ArmStats, base: ArmStats) -> Comparison:
     )
 
 
-def _since(history: tuple[Route, ...]) -> int:
+def since_of(history: tuple[Route, ...]) -> int:
     """The oldest revision from which on the route had the same versions, without a break."""
     now = {arm.number for arm in history[-1].arms}
     since = history[-1].revision
