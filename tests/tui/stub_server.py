@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 SPEC = importlib.util.spec_from_file_location("canned", Path(__file__).parent / "conftest.py")
 assert SPEC is not None
 assert SPEC.loader is not None
