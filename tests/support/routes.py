@@ -28,6 +28,9 @@ BODIES: dict[str, Any] = {
     "BackupTo": {"path": "/nowhere/at/all"},
     "ExportTo": {"name": "cobol", "path": "/nowhere/at/all"},
     "Collect": {},
+    "Build": {"name": "cobol", "wait": False},
+    "Import": {"path": "/nowhere/at/all"},
+    "Verify": {},
 }
 
 
