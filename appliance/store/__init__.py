@@ -35,8 +35,9 @@ from appliance.store.ledger import Head, Ledger
 from appliance.store.projection import Projection
 from appliance.store.proofs import Signer, proof_text
 from appliance.store.queries import ArmStats, CallStats, Queries, ShadowStats
-from appliance.store.registry import Registry, Snapshot
+from appliance.store.registry import Registry
 from appliance.store.seal import RootKey, Slot
+from appliance.store.snapshot import Snapshot
 from appliance.store.usage import UsageRow
 from appliance.store.verify import State, VerifyReport
 from appliance.store.writer import Writer

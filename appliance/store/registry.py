@@ -56,7 +56,7 @@ from appliance.records import (
 from appliance.store.keyring import Keyring
 from appliance.store.routes import RouteCommands, require_unrouted
 from appliance.store.secrets import SecretCommands
-from appliance.store.state import Snapshot
+from appliance.store.snapshot import Snapshot
 from appliance.store.writer import Writer, new_model
 
 __all__ = ["Registry", "Snapshot"]

@@ -14,7 +14,7 @@ from appliance import clock
 from appliance.errors import RevisionStale, VersionRouted
 from appliance.events import AliasSet, Event, RouteRemoved, RouteSet
 from appliance.records import LIVE, Alias, Model, Route
-from appliance.store.state import ROUTE_ENDS, Snapshot
+from appliance.store.snapshot import ROUTE_ENDS, Snapshot
 from appliance.store.writer import Writer
 
 Make = Callable[[Snapshot, Route | None], Route]

@@ -34,7 +34,8 @@ from appliance.events import (
 from appliance.records import Alias, ApiKey, Entry, Model, Route, Secret, Tenant, Version
 from appliance.store.keyring import Keyring
 from appliance.store.seal import box_open, box_seal
-from appliance.store.state import REGISTRY_EVENTS, ROUTES_KEPT, Snapshot, Tables
+from appliance.store.snapshot import Snapshot
+from appliance.store.state import REGISTRY_EVENTS, ROUTES_KEPT, Tables
 
 _ROW = "row"
 

@@ -27,7 +27,7 @@ from appliance.events import Event, ModelCreated, SecretRemoved, SecretSet
 from appliance.records import Secret, require_name
 from appliance.store.keyring import Keyring
 from appliance.store.seal import box_open, box_seal
-from appliance.store.state import Snapshot
+from appliance.store.snapshot import Snapshot
 from appliance.store.writer import Writer, new_model
 
 SECRET_PREFIX = "sec"  # noqa: S105 - of ids

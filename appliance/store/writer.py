@@ -19,7 +19,8 @@ from appliance.errors import ApplianceError, NotFound
 from appliance.events import Event
 from appliance.records import Model, Tenant
 from appliance.store.ledger import Ledger
-from appliance.store.state import Snapshot, Tables
+from appliance.store.snapshot import Snapshot
+from appliance.store.state import Tables
 
 T = TypeVar("T")
 

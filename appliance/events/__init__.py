@@ -1,0 +1,145 @@
+"""The closed list of audit events, one dataclass each.
+
+Owns: every kind of entry the ledger may hold, its fields, and whether they are sealed under the
+tenant's own key (``SEALED``), so that destroying that key destroys them.
+Never: writes, reads or interprets the ledger.
+Read next: ``store.registry`` (applies them), ``store/FORMAT.md`` (their bytes).
+
+Adding an event is one dataclass in the file of its subject and one name here; kinds are never
+renamed and fields never change meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from appliance.events.base import Event
+from appliance.events.calls import (
+    CallIntent,
+    CallOutcome,
+    JobEnded,
+    JobQueued,
+    JobRequeued,
+    JobsRemoved,
+    JobStarted,
+    MetricReported,
+)
+from appliance.events.egress import (
+    EgressDenied,
+    EgressOpened,
+    EgressPassed,
+    EgressRuleAdded,
+    EgressRuleRemoved,
+    EgressSuppressed,
+)
+from appliance.events.machine import (
+    AuditVerified,
+    BackupMade,
+    BlobRemoved,
+    DependenciesRemoved,
+    Initialised,
+    LimitsProbed,
+    Recovered,
+    RequestRefused,
+    RuntimeExported,
+    RuntimeInstalled,
+    RuntimeRemoved,
+    RuntimeRequested,
+    RuntimeVerified,
+    SandboxStopped,
+    SealedAgain,
+    Unsealed,
+)
+from appliance.events.registry import (
+    AliasRemoved,
+    AliasSet,
+    KeyCreated,
+    KeyRevoked,
+    ModelCreated,
+    ModelRemoved,
+    ReservationRemoved,
+    ReservationSet,
+    RouteRemoved,
+    RouteSet,
+    SecretRemoved,
+    SecretSet,
+    TenantCreated,
+    TenantIsolationSet,
+    TenantRemoved,
+    VersionRegistered,
+    VersionRetired,
+)
+
+__all__ = [
+    "AliasRemoved",
+    "AliasSet",
+    "AuditVerified",
+    "BackupMade",
+    "BlobRemoved",
+    "CallIntent",
+    "CallOutcome",
+    "DependenciesRemoved",
+    "EgressDenied",
+    "EgressOpened",
+    "EgressPassed",
+    "EgressRuleAdded",
+    "EgressRuleRemoved",
+    "EgressSuppressed",
+    "Event",
+    "Initialised",
+    "JobEnded",
+    "JobQueued",
+    "JobRequeued",
+    "JobStarted",
+    "JobsRemoved",
+    "KeyCreated",
+    "KeyRevoked",
+    "LimitsProbed",
+    "MetricReported",
+    "ModelCreated",
+    "ModelRemoved",
+    "Recovered",
+    "RequestRefused",
+    "ReservationRemoved",
+    "ReservationSet",
+    "RouteRemoved",
+    "RouteSet",
+    "RuntimeExported",
+    "RuntimeInstalled",
+    "RuntimeRemoved",
+    "RuntimeRequested",
+    "RuntimeVerified",
+    "SandboxStopped",
+    "SealedAgain",
+    "SecretRemoved",
+    "SecretSet",
+    "TenantCreated",
+    "TenantIsolationSet",
+    "TenantRemoved",
+    "Unsealed",
+    "VersionRegistered",
+    "VersionRetired",
+    "event_classes",
+    "shown",
+]
+
+
+def event_classes() -> dict[str, type[Event]]:
+    """Every event class by its kind."""
+    return {cls.KIND: cls for cls in Event.__subclasses__()}
+
+
+def shown(kind: str, event: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An event's fields as people and programs see them: without its ``HIDDEN`` members."""
+    if event is None:
+        return None
+    found = dict(event)
+    cls = event_classes().get(kind)
+    for *folders, name in cls.HIDDEN if cls else ():
+        inner = found
+        for folder in folders:
+            inner[folder] = dict(inner.get(folder) or {})
+            inner = inner[folder]
+        inner.pop(name, None)
+    return found

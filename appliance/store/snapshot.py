@@ -1,0 +1,183 @@
+"""The registry at one moment, as every reader sees it.
+
+Owns: ``Snapshot``, the questions that can be asked of it.
+Never: changes; ``state`` makes the next one.
+Read next: ``state`` (how events make snapshots).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.records import (
+    Alias,
+    ApiKey,
+    EgressRule,
+    Job,
+    Model,
+    Reservation,
+    Route,
+    Secret,
+    Tenant,
+    Version,
+)
+from appliance.store.jobs import blobs_of
+
+if TYPE_CHECKING:
+    from appliance.store.state import Tables
+
+ROUTE_ENDS = ("promoted", "removed")
+"""States of the revision that ends a route."""
+
+
+class Snapshot:
+    """The registry at one moment; never changes. A missing thing is ``None``."""
+
+    __slots__ = (
+        "_aliases",
+        "_egress",
+        "_jobs",
+        "_keys",
+        "_models",
+        "_names",
+        "_reservations",
+        "_routes",
+        "_secrets",
+        "_tenants",
+        "_versions",
+        "seq",
+    )
+
+    def __init__(self, tables: Tables) -> None:
+        """Freeze the tables; they must not be changed afterwards."""
+        self.seq = tables.seq
+        self._tenants = tables.tenants
+        self._keys = tables.keys
+        self._models = tables.models
+        self._names = tables.names
+        self._versions = tables.versions
+        self._aliases = tables.aliases
+        self._reservations = tables.reservations
+        self._routes = tables.routes
+        self._egress = tables.egress
+        self._secrets = tables.secrets
+        self._jobs = tables.jobs
+
+    def tenants(self) -> tuple[Tenant, ...]:
+        """Every tenant, by name."""
+        return tuple(sorted(self._tenants.values(), key=lambda t: t.name))
+
+    def tenant(self, name: str) -> Tenant | None:
+        """The tenant of a name."""
+        found = self._names.get(("", name))
+        return self._tenants.get(found) if found else None
+
+    def tenant_by_id(self, tenant_id: str) -> Tenant | None:
+        """The tenant of an id."""
+        return self._tenants.get(tenant_id)
+
+    def keys(self, tenant_id: str | None = None) -> tuple[ApiKey, ...]:
+        """Keys of a tenant (``""``: appliance-wide ones, ``None``: all), oldest first."""
+        return tuple(
+            k for k in self._keys.values() if tenant_id is None or k.tenant_id == tenant_id
+        )
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """The key of an id, revoked or not."""
+        return self._keys.get(key_id)
+
+    def models(self, tenant_id: str | None = None) -> tuple[Model, ...]:
+        """Models in service of a tenant (``None``: all), by name."""
+        found = (
+            m
+            for m in self._models.values()
+            if not m.removed_ns and (tenant_id is None or m.tenant_id == tenant_id)
+        )
+        return tuple(sorted(found, key=lambda m: (m.tenant_id, m.name)))
+
+    def model(self, tenant_id: str, name: str) -> Model | None:
+        """The model of a name."""
+        found = self._names.get((tenant_id, name)) if tenant_id else None
+        return self._models.get(found) if found else None
+
+    def model_by_id(self, model_id: str) -> Model | None:
+        """The model of an id; a removed one has ``removed_ns`` set."""
+        return self._models.get(model_id)
+
+    def versions(self, model_id: str) -> tuple[Version, ...]:
+        """Versions of a model, oldest first, retired ones included."""
+        return self._versions.get(model_id, ())
+
+    def version(self, model_id: str, number: int) -> Version | None:
+        """One version, retired or not."""
+        versions = self._versions.get(model_id, ())
+        return versions[number - 1] if 1 <= number <= len(versions) else None
+
+    def newest(self, model_id: str) -> Version | None:
+        """The newest version, retired or not."""
+        versions = self._versions.get(model_id, ())
+        return versions[-1] if versions else None
+
+    def aliases(self, model_id: str) -> tuple[Alias, ...]:
+        """Aliases of a model, by name."""
+        found = self._aliases.get(model_id, {})
+        return tuple(found[name] for name in sorted(found))
+
+    def alias(self, model_id: str, name: str) -> Alias | None:
+        """One alias."""
+        return self._aliases.get(model_id, {}).get(name)
+
+    def route(self, model_id: str) -> Route | None:
+        """The route of a model, as it is now; ``None`` where ``live`` decides."""
+        found = self._routes.get(model_id)
+        is_over = not found or found[-1].state in ROUTE_ENDS
+        return None if found is None or is_over else found[-1]
+
+    def routes(self) -> tuple[Route, ...]:
+        """Every route there is now."""
+        return tuple(one for model_id in self._routes if (one := self.route(model_id)))
+
+    def route_history(self, model_id: str) -> tuple[Route, ...]:
+        """The last revisions of a model's route, oldest first, those that ended it included."""
+        return self._routes.get(model_id, ())
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Every reservation, oldest first."""
+        return tuple(sorted(self._reservations.values(), key=lambda one: one.set_ns))
+
+    def reservation(self, model_id: str, number: int) -> Reservation | None:
+        """The reservation of a version."""
+        return self._reservations.get((model_id, number))
+
+    def egress_rules(self, tenant_id: str) -> tuple[EgressRule, ...]:
+        """A tenant's egress rules in the order they are tried."""
+        return self._egress.get(tenant_id, ())
+
+    def secrets(self, model_id: str) -> tuple[Secret, ...]:
+        """Secrets of a model, by name; their values stay sealed."""
+        found = self._secrets.get(model_id, {})
+        return tuple(found[name] for name in sorted(found))
+
+    def secret(self, model_id: str, name: str) -> Secret | None:
+        """One secret."""
+        return self._secrets.get(model_id, {}).get(name)
+
+    def secret_ids(self, tenant_id: str) -> set[str]:
+        """The ids of every secret of a tenant."""
+        found = (s for by_name in self._secrets.values() for s in by_name.values())
+        return {s.id for s in found if s.tenant_id == tenant_id}
+
+    def jobs(self, tenant_id: str) -> tuple[Job, ...]:
+        """A tenant's jobs, oldest first."""
+        return tuple(self._jobs.get(tenant_id, {}).values())
+
+    def job(self, tenant_id: str, job_id: str) -> Job | None:
+        """One job."""
+        return self._jobs.get(tenant_id, {}).get(job_id)
+
+    def blob_ids(self) -> set[str]:
+        """Blobs that some version (retired ones included) or job refers to."""
+        found = {v.artifact.blob.id for vs in self._versions.values() for v in vs}
+        for job in (job for by_id in self._jobs.values() for job in by_id.values()):
+            found.update(blob.id for blob in blobs_of(job))
+        return found
