@@ -17,6 +17,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     provision  a version's files from store to sandbox    doctor  checks of the host
     trial      what a version's first sandbox shows       supply  runtimes and dependency sets
     traffic    how a route's arms share calls, purely     effects  statistics of two arms
+    lineage    what a version was made from, as a graph
     policy     who may do what                            auth    who is calling
     conventions  manifests of models that bring none: MLflow folders, ONNX, pickles, skops
     archive    the upload parser                          manifest  what a model declares

@@ -13,7 +13,17 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from appliance import archive, clock, config, conventions, manifest, probe, provision, trial
+from appliance import (
+    archive,
+    clock,
+    config,
+    conventions,
+    lineage,
+    manifest,
+    probe,
+    provision,
+    trial,
+)
 from appliance.errors import (
     BuildFailed,
     FieldError,
@@ -23,7 +33,15 @@ from appliance.errors import (
     SecretMissing,
     UnsupportedMedia,
 )
-from appliance.records import Artifact, Container, Manifest, Tenant, Version, require_name
+from appliance.records import (
+    Artifact,
+    Container,
+    Manifest,
+    Parent,
+    Tenant,
+    Version,
+    require_name,
+)
 from appliance.sandbox import compiling, dependencies, images
 from appliance.sandbox.executor import Executor
 from appliance.sandbox.pool import Pool
@@ -82,6 +100,7 @@ class Lifecycle:
         model_name: str,
         media_type: str,
         chunks: AsyncIterator[bytes],
+        may_see: lineage.MaySee = lambda _name: True,
         progress: Progress = lambda _step, _detail, _fraction: None,
     ) -> Version:
         """A new version made from an uploaded archive, after it proved that it loads.
@@ -92,6 +111,7 @@ class Lifecycle:
             model_name: an existing model's name, or a new one that is then created.
             media_type: ``application/x-tar`` or ``application/gzip``.
             chunks: the archive as it arrives.
+            may_see: which of the tenant's models may be named to who registers.
             progress: told about each step.
 
         Raises:
@@ -118,7 +138,9 @@ class Lifecycle:
             progress(step, detail, fraction)
 
         try:
-            return await self._register(principal_id, tenant, model_name, media_type, chunks, tell)
+            return await self._register(
+                principal_id, tenant, model_name, media_type, chunks, may_see, tell
+            )
         finally:
             self._registrations.pop(name, None)
 
@@ -133,6 +155,7 @@ class Lifecycle:
         model_name: str,
         media_type: str,
         chunks: AsyncIterator[bytes],
+        may_see: lineage.MaySee,
         progress: Progress,
     ) -> Version:
         if media_type not in _MEDIA_TYPES:
@@ -146,6 +169,7 @@ class Lifecycle:
         )
         for note in declared.notes:
             progress("recognise", note, 0.1)
+        parents = self._parents(tenant, declared, captured, may_see)
         model_id = self._require_secrets(tenant, model_name, declared)
         runtime = images.require(self._data_dir, declared.runtime)
         if runtime.image is not None:
@@ -177,6 +201,7 @@ class Lifecycle:
             runtime_digest=runtime.digest,
             deps_key=built.key,
             lock=built.lock,
+            parents=parents,
             actor=principal_id,
         )
 
@@ -299,6 +324,22 @@ class Lifecycle:
             ) from error
         finally:
             await pool.evict(spec.version_key)
+
+    def _parents(
+        self,
+        tenant: Tenant,
+        declared: Manifest,
+        captured: Mapping[str, bytes],
+        may_see: lineage.MaySee,
+    ) -> tuple[Parent, ...]:
+        """The versions that the manifest names as parents; one that is not there is a problem."""
+        return lineage.parents_of(
+            self._store.registry.snapshot,
+            tenant,
+            declared.lineage.parents,
+            may_see=may_see,
+            place=manifest.place_of_key(captured, "lineage", "parents"),
+        )
 
     def _require_secrets(self, tenant: Tenant, model_name: str, declared: Manifest) -> str:
         """The id of the model, empty while there is none, if what the version needs is set."""

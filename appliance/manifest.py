@@ -415,6 +415,12 @@ def _requirements(file: _File, captured: Mapping[str, bytes], text: str) -> tupl
         ) from error
 
 
+def place_of_key(captured: Mapping[str, bytes], section: str, key: str) -> str:
+    """Where an upload that was accepted says something: ``file:line``."""
+    text = captured.get(FILE, b"").decode("utf-8", "replace")
+    return f"{FILE}:{line_of_key(text, section, key)}"
+
+
 def place_of(captured: Mapping[str, bytes], package: str) -> str:
     """Where an upload asks for a package: ``file:line``; empty if it does not by this name.
 

@@ -133,7 +133,7 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """Where a version came from; free text references, kept verbatim."""
+    """Where a version came from, in its owner's words; ``Version.parents`` is what they name."""
 
     parents: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
@@ -221,10 +221,35 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """An edge of the lineage: a version of the same tenant that another one was made from."""
+
+    model_id: str
+    number: int
+
+
+Likeness = Literal["files", "most-files", "columns"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alike:
+    """A version that was there already and is much like the one that keeps this note.
+
+    ``share`` is how much of the larger one's bytes both have, in (0, 1]; 1 for the same columns.
+    """
+
+    model_id: str
+    number: int
+    kind: Likeness
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
     """Immutable version ``number`` (1, 2, ...); ``deps_key`` is empty without requirements.
 
     ``lock`` is every package of its dependencies, exactly as they were when it was built.
+    ``parents`` are those its manifest names, found; ``alike`` what was like it when it came.
     """
 
     model_id: str
@@ -235,6 +260,8 @@ class Version:
     runtime_digest: str
     deps_key: str = ""
     lock: tuple[Package, ...] = ()
+    parents: tuple[Parent, ...] = ()
+    alike: tuple[Alike, ...] = ()
     created_ns: int
     created_by: str
     retired_ns: int = 0

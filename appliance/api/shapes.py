@@ -7,6 +7,7 @@ Read next: ``native`` (uses them), ``openapi`` (describes them).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -187,6 +188,13 @@ class PackageDoc(Document):
     digest: str
 
 
+class VersionName(Document):
+    """A version of the same tenant."""
+
+    model: str
+    version: int
+
+
 class VersionDoc(Document):
     """An immutable version."""
 
@@ -206,7 +214,10 @@ class VersionDoc(Document):
     digest: str
     size_bytes: int
     files: list[FileDoc]
-    lineage: dict[str, Any]
+    lineage: Annotated[dict[str, Any], Meta(description="As its manifest has it.")]
+    parents: Annotated[
+        list[VersionName], Meta(description="Versions it was made from, those one may see.")
+    ]
     tags: dict[str, str]
     input_schema: dict[str, Any] | None
     output_schema: dict[str, Any] | None
@@ -438,8 +449,18 @@ def model_doc_from_model(
     )
 
 
-def version_doc_from_version(version: Version, tenant: str, model: str, url: str) -> VersionDoc:
-    """A version as callers see it; ``url`` is the appliance's base address."""
+def version_doc_from_version(
+    version: Version, tenant: str, model: str, url: str, name_of: Callable[[str], str]
+) -> VersionDoc:
+    """A version as callers see it.
+
+    Args:
+        version: the version.
+        tenant: its tenant's name.
+        model: its model's name.
+        url: the appliance's base address.
+        name_of: the name of a model by its id; empty where the caller may not see it.
+    """
     manifest = version.manifest
     return VersionDoc(
         tenant=tenant,
@@ -465,6 +486,11 @@ def version_doc_from_version(version: Version, tenant: str, model: str, url: str
             for file in version.artifact.files
         ],
         lineage=msgspec.to_builtins(manifest.lineage),
+        parents=[
+            VersionName(model=name, version=parent.number)
+            for parent in version.parents
+            if (name := name_of(parent.model_id))
+        ],
         tags=dict(manifest.tags),
         input_schema=manifest.input_schema,
         output_schema=manifest.output_schema,

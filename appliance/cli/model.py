@@ -1,70 +1,32 @@
-"""``appliance model``: push, list, show, call, reserve, rm.
+"""``appliance model``: push, list, show, lineage, call, reserve, rm.
 
-Owns: these commands, and the notation ``TENANT/NAME``, ``TENANT/NAME:3``, ``TENANT/NAME@live``.
+Owns: these commands but for ``lineage``, which has a module of its own.
 Never: loads a model or reads anything of it but its files' bytes.
-Read next: ``pack`` (what is uploaded), ``api.native`` (who answers).
+Read next: ``pack`` (what is uploaded), ``reference`` (how one is named), ``api.native``.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from appliance.cli import pack
+from appliance.cli import lineage, pack
 from appliance.cli.client import Client, last_of, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.output import Advance
+from appliance.cli.reference import Reference as Reference
+from appliance.cli.reference import reference as reference
 from appliance.cli.tenant import confirm
 from appliance.errors import ConfigInvalid, Gone, InputInvalid, NotFound
 
-_REFERENCE = re.compile(r"^([a-z0-9-]+)/([a-z0-9-]+)(?::([0-9]+)|@([a-z0-9-]+))?$")
 _SAMPLE_CHARACTERS_MAX = 4096
 _SAMPLES = ("rows.json", "sample.json", "example.json")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """A model named on the command line; at most one of ``version`` and ``alias`` is set."""
-
-    tenant: str
-    name: str
-    version: str | None = None
-    alias: str | None = None
-
-    @property
-    def path(self) -> str:
-        """The path of the model."""
-        return f"/api/v1/models/{segment(self.tenant)}/{segment(self.name)}"
-
-    @property
-    def target(self) -> str:
-        """The path of the version or alias named, else of the model."""
-        if self.version:
-            return f"{self.path}/versions/{self.version}"
-        return f"{self.path}/aliases/{segment(self.alias)}" if self.alias else self.path
-
-
-def reference(text: str, *, is_model: bool = False) -> Reference:
-    """``TENANT/NAME``, with ``:VERSION`` or ``@ALIAS`` unless ``is_model``.
-
-    Raises:
-        click.UsageError: it is written differently.
-    """
-    match = _REFERENCE.match(text)
-    if not match or (is_model and (match[3] or match[4])):
-        form = (
-            "TENANT/NAME" if is_model else "TENANT/NAME, TENANT/NAME:VERSION or TENANT/NAME@ALIAS"
-        )
-        raise click.UsageError(f"'{text}' does not name a model: write {form}")
-    return Reference(tenant=match[1], name=match[2], version=match[3], alias=match[4])
 
 
 @click.group(
@@ -77,6 +39,9 @@ def reference(text: str, *, is_model: bool = False) -> Reference:
 )
 def model() -> None:
     """Models and their versions."""
+
+
+model.add_command(lineage.show)
 
 
 @model.command(

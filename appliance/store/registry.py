@@ -41,6 +41,7 @@ from appliance.events import (
 from appliance.records import (
     LIVE,
     Alias,
+    Alike,
     ApiKey,
     Artifact,
     EgressRule,
@@ -48,12 +49,14 @@ from appliance.records import (
     Manifest,
     Model,
     Package,
+    Parent,
     Reservation,
     Tenant,
     Version,
     require_name,
 )
 from appliance.store.keyring import Keyring
+from appliance.store.lineage import require_parents
 from appliance.store.routes import RouteCommands, require_unrouted
 from appliance.store.secrets import SecretCommands
 from appliance.store.snapshot import Snapshot
@@ -230,16 +233,20 @@ class Registry:
         runtime_digest: str,
         deps_key: str = "",
         lock: tuple[Package, ...] = (),
+        parents: tuple[Parent, ...] = (),
+        alike: tuple[Alike, ...] = (),
         actor: str,
     ) -> Version:
         """Register the next version; makes the model if missing, and ``live`` with the first.
 
-        All of it is one unit in the ledger. Raises InputInvalid, NotFound (tenant).
+        All of it is one unit in the ledger. A parent is there before its child, so that no version
+        is its own ancestor. Raises InputInvalid, NotFound (tenant), ManifestInvalid (a parent).
         """
         require_name(model_name, "model")
 
         async def command() -> Version:
             self._writer.tenant(tenant_id)
+            require_parents(self.snapshot, tenant_id, parents)
             events: list[Event] = []
             model = self.snapshot.model(tenant_id, model_name)
             if model is None:
@@ -255,6 +262,8 @@ class Registry:
                 runtime_digest=runtime_digest,
                 deps_key=deps_key,
                 lock=lock,
+                parents=parents,
+                alike=alike,
                 created_ns=clock.now_ns(),
                 created_by=actor,
             )

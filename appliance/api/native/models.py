@@ -14,8 +14,11 @@ from appliance.api import shapes
 from appliance.api.dispatch import Context
 from appliance.api.operation import Operation
 from appliance.errors import Gone, InputInvalid, Malformed, RevisionStale, VersionRouted
+from appliance.policy import Decision
 from appliance.records import LIVE, Alias, Model, Version, require_name
 from appliance.wire import Reply, json_reply
+
+_SHOWING = ("model:read", "model:register")
 
 
 def model_of(context: Context) -> Model:
@@ -55,6 +58,30 @@ def alias_of(context: Context, model: Model, name: str) -> Alias:
     if alias is None:
         raise wire.not_found()
     return alias
+
+
+def may_see(context: Context, name: str) -> bool:
+    """Whether the caller may see a model of the tenant in the path; who registers it may."""
+    everything, one = {"model": ""}, {"model": name}  # who may see all is not asked for each
+    return any(
+        context.policy.decide(context.principal, permission, tenant_id=context.tenant.id, **which)
+        is Decision.ALLOW
+        for which in (everything, one)
+        for permission in _SHOWING
+    )
+
+
+def version_doc(context: Context, version: Version, model_name: str) -> shapes.VersionDoc:
+    """A version as this caller sees it: others it refers to by name only where they may be."""
+    snapshot = context.snapshot
+
+    def name_of(model_id: str) -> str:
+        model = snapshot.model_by_id(model_id)
+        return model.name if model and may_see(context, model.name) else ""
+
+    return shapes.version_doc_from_version(
+        version, context.tenant.name, model_name, context.front.url, name_of
+    )
 
 
 def _model_doc(context: Context, model: Model, tenant: str) -> shapes.ModelDoc:
@@ -108,7 +135,7 @@ async def list_versions(context: Context) -> Reply:
     """Every version of a model, retired ones included, oldest first."""
     model = model_of(context)
     items = [
-        shapes.version_doc_from_version(version, context.tenant.name, model.name, context.front.url)
+        version_doc(context, version, model.name)
         for version in sorted(context.snapshot.versions(model.id), key=lambda v: v.number)
     ]
     return json_reply(shapes.VersionList(items=items))
@@ -133,10 +160,7 @@ async def retire_version(context: Context) -> Reply:
 
 
 def _version_reply(context: Context, model: Model) -> Reply:
-    version = version_of(context, model)
-    return json_reply(
-        shapes.version_doc_from_version(version, context.tenant.name, model.name, context.front.url)
-    )
+    return json_reply(version_doc(context, version_of(context, model), model.name))
 
 
 async def evict(context: Context, model: Model, number: int) -> None:

@@ -16,6 +16,7 @@ from appliance import wire
 from appliance.api import shapes
 from appliance.api.dispatch import Context
 from appliance.api.narrate import Tell, narrate
+from appliance.api.native.models import may_see, version_doc
 from appliance.api.operation import Operation
 from appliance.errors import (
     ArchiveRejected,
@@ -80,14 +81,13 @@ async def _register(
         model_name=context.request.params["model"],
         media_type=media_type,
         chunks=chunks,
+        may_see=lambda name: may_see(context, name),
         progress=progress,
     )
 
 
 def _document(context: Context, version: Version) -> shapes.VersionDoc:
-    return shapes.version_doc_from_version(
-        version, context.tenant.name, context.request.params["model"], context.front.url
-    )
+    return version_doc(context, version, context.request.params["model"])
 
 
 def _archive_bytes_max(context: Context) -> int:
