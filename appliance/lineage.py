@@ -143,11 +143,9 @@ def walk(
     found = Walk(nodes=tuple(nodes.values()), edges=(), hidden=0, left_off=0)
     ways = ("ancestors", "descendants") if direction == "both" else (direction,)
     for way in ways:
-        if way == "ancestors":
-            follow, sign = _parents(snapshot), -1
-        else:
-            children = children_of(snapshot, tenant.id)
-            follow, sign = (lambda key, of=children: of.get(key, ())), 1
+        is_back = way == "ancestors"
+        follow = _parents(snapshot) if is_back else _children(snapshot, tenant.id)
+        sign = -1 if is_back else 1
         one = _one_way(snapshot, start, follow, sign, depth, limit // len(ways), may_see)
         found = Walk(
             nodes=(*found.nodes, *one.nodes),
@@ -201,6 +199,11 @@ def _parents(snapshot: Snapshot) -> Callable[[Parent], Iterable[Parent]]:
         return version.parents if version else ()
 
     return follow
+
+
+def _children(snapshot: Snapshot, tenant_id: str) -> Callable[[Parent], Iterable[Parent]]:
+    children = children_of(snapshot, tenant_id)
+    return lambda key: children.get(key, ())
 
 
 def _node(snapshot: Snapshot, key: Parent, distance: int) -> Node:

@@ -18,7 +18,7 @@ from appliance.api.dispatch import Context
 from appliance.api.narrate import Tell, narrate
 from appliance.api.operation import Operation
 from appliance.api.shapes import Body, Document
-from appliance.api.supply_jobs import JobDoc, job_doc
+from appliance.api.supply_jobs import SupplyJobDoc, job_doc
 from appliance.errors import (
     BundleRejected,
     DiskFull,
@@ -107,7 +107,7 @@ class SupplyDoc(Document):
     runtimes: list[RuntimeDoc]
     sets: list[SetDoc]
     builds: list[BuildDoc]
-    jobs: list[JobDoc]
+    jobs: list[SupplyJobDoc]
     available: list[str]
 
 

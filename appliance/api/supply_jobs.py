@@ -73,7 +73,7 @@ class Verify(Body):
     wait: bool = True
 
 
-class JobDoc(Document):
+class SupplyJobDoc(Document):
     """Work on runtimes; ``state`` is running, done or failed, ``detail`` the last that was said."""
 
     id: str
@@ -89,13 +89,13 @@ class JobDoc(Document):
 class WorkDoc(Document):
     """The job, and when it was waited for, what it came to: one object per runtime."""
 
-    job: JobDoc
+    job: SupplyJobDoc
     runtimes: list[dict[str, Any]]
 
 
-def job_doc(one: Job) -> JobDoc:
+def job_doc(one: Job) -> SupplyJobDoc:
     """How a job is shown."""
-    return JobDoc(
+    return SupplyJobDoc(
         id=one.id,
         verb=one.verb,
         name=one.name,

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from storing import ACTOR, SETTINGS, Folder, artifact, intent, manifest
 
 from appliance.errors import ApplianceError, NotFound
-from appliance.records import ApiKey, EgressRule, Route
+from appliance.records import ApiKey, EgressRule, Parent, Route
 from appliance.store import Store
 from appliance.store.state import registry_view
 from appliance.traffic import all_to
@@ -79,8 +79,10 @@ class RegistryMachine(RuleBasedStateMachine):
         self.attempt(self.registry.remove_tenant(tenant_id=self.tenant_id(name), actor=ACTOR))
         self.expected.pop(name, None)
 
-    @rule(tenant=NAMES, name=NAMES)
-    def register(self, tenant, name):
+    @rule(tenant=NAMES, name=NAMES, parent=st.none() | NAMES)
+    def register(self, tenant, name, parent):
+        known = self.registry.snapshot.newest(self.model_id(tenant, parent)) if parent else None
+        edge = Parent(model_id=known.model_id, number=known.number) if known else None
         made = self.attempt(
             self.registry.register_version(
                 tenant_id=self.tenant_id(tenant),
@@ -88,6 +90,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 manifest=manifest(tags={"k": "v"}),
                 artifact=artifact(),
                 runtime_digest="d",
+                parents=(edge,) if edge else (),
                 actor=ACTOR,
             )
         )
