@@ -43,6 +43,7 @@ requirements = "requirements.txt"
 _MB = 1024 * 1024
 # Within 0.1 s: tomllib reads some 2 MB/s, less where a file is made to be slow.
 _BYTES_MAX = 64 * 1024
+_VALUES_MAX = 4096  # what a reader spends goes with these, not with bytes: a comment costs nothing
 _DEPTH_MAX = 64
 _OPTIONS_BYTES_MAX = 12 * 1024
 # The time tomllib takes for a dotted key grows with the square of its parts: minutes at 200 KiB.
@@ -254,6 +255,8 @@ def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:
         if long_key:
             line = text.count("\n", 0, long_key.start()) + 1
             raise _at(line, f"a key has more than {_DEPTH_MAX} parts")
+        if text.count(",") + text.count("=") > _VALUES_MAX:
+            raise _at(_longest_line(text), f"more than {_VALUES_MAX} values")
         tree = tomllib.loads(text)
     except TextRefused as error:
         raise _at(error.line, error.reason) from error

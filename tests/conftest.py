@@ -32,6 +32,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("podman"))
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Write the names of tests that failed, one a line, where ``packaging/test`` looks for them."""
+    path = os.environ.get("APPLIANCE_TEST_FAILED")
+    if not path or not report.failed or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    name = report.nodeid.removesuffix("@podman")
+    known = Path(path).read_text().splitlines() if os.path.exists(path) else []
+    if name not in known:
+        with open(path, "a") as out:
+            out.write(f"{name}\n")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder ``APPLIANCE_TEST_DATA`` names: installed runtimes and dependency sets."""

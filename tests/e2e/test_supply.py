@@ -210,6 +210,6 @@ def test_what_is_used_stays_and_what_is_not_goes(
     cli(own, "runtime", "remove", "ruby3.1", tiny[:15], "--force")
     assert [one["name"] for one in cli(own, "runtime", "list")["items"]] == ["python3.11"]
     with own.admin() as client:
-        entries = client.get("/api/v1/audit", params={"limit": 20}).json()["entries"]
+        entries = client.get("/api/v1/audit", params={"limit": 200}).json()["entries"]
     kinds = {entry["kind"] for entry in entries}
     assert {"runtime.removed", "dependencies.removed", "runtime.exported"} <= kinds

@@ -47,7 +47,7 @@ async def call(client: Any, body: bytes, times: int = 60) -> list[Any]:
 
 async def until(client: Any, **wanted: Any) -> dict[str, Any]:
     """The route once it is as wanted."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             found = (await client.get(ROUTE)).json()
             if wanted.items() <= found.items():
@@ -80,7 +80,7 @@ async def test_a_candidate_that_fails_is_aborted_with_the_figures(it: Inside, cl
 async def test_a_candidate_that_is_slow_is_held_at_its_weight(it: Inside, client: Any) -> None:
     await start(client, action="hold", percent=40)
     await looked(it)
-    await call(client, b"at 2 sleep 0.05", 50)
+    await call(client, b"at 2 sleep 0.3", 40)  # a busy machine makes both slow
     found = await until(client, state="held")
     assert [a["percent"] for a in found["arms"]] == [60, 40]
     assert "95th percentile" in found["reason"]

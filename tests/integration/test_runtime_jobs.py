@@ -120,23 +120,25 @@ async def test_work_that_nobody_waits_for_is_shown_until_it_ends(it: Inside, slo
     answer = await post(it, "build", {"name": "ruby3.1", "wait": False})
     assert answer.status_code == 202
     assert answer.json()["job"]["state"] == "running"
-    await asyncio.sleep(0.05)
-    (job,) = (await listed(it))["jobs"]
+    async with asyncio.timeout(30):
+        while (job := (await listed(it))["jobs"][0])["detail"] != "Retrieving packages":
+            await asyncio.sleep(0.01)
     assert (job["state"], job["detail"]) == ("running", "Retrieving packages")
     assert job["fraction"] == 0.25
     again = await post(it, "build", {"name": "ruby3.1", "wait": False})
     assert (again.status_code, again.json()["code"]) == (409, "runtime-busy")
     slow.go.set()
-    for _ in range(100):
-        if (await listed(it))["jobs"][0]["ended_at"]:
-            break
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(30):
+        while not (await listed(it))["jobs"][0]["ended_at"]:
+            await asyncio.sleep(0.02)
     assert (await listed(it))["jobs"][0]["state"] == "done"
 
 
 async def test_sealing_ends_the_work(it: Inside, slow: Slow) -> None:
     await post(it, "build", {"name": "ruby3.1", "wait": False})
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while (await listed(it))["jobs"][0]["detail"] != "Retrieving packages":
+            await asyncio.sleep(0.01)
     await it.node.seal("test")
     assert slow.is_ended
 
@@ -148,14 +150,16 @@ async def test_an_ended_job_ends_its_process(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     order = Order(verb="import", data_dir=str(tmp_path), name="x", path=str(fifo))
-    task = asyncio.ensure_future(installing.in_child(order, lambda *_: None))
-    await asyncio.sleep(1.0)
 
-    def children() -> list[str]:
+    def children() -> set[str]:
         found = Path("/proc/self/task").glob("*/children")
-        return [word for file in found for word in file.read_text().split()]
+        return {word for file in found for word in file.read_text().split()}
 
-    assert children()
+    before = children()
+    task = asyncio.ensure_future(installing.in_child(order, lambda *_: None))
+    async with asyncio.timeout(30):
+        while not (mine := children() - before):
+            await asyncio.sleep(0.02)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert not children()
+    assert not children() & mine

@@ -184,6 +184,9 @@ async def test_aliases_move_once_and_versions_retire(it: Inside, open_on: Open, 
             path = "/api/v1/models/acme/fraud/aliases/live"
             moved = await client.put(path, json={"version": 2, "reason": "first"})
             assert moved.status_code == 200, moved.text
+            # A version that a route names is not retired.
+            ended = await client.delete("/api/v1/models/acme/fraud/route")
+            assert ended.status_code in (200, 204), ended.text
         pilot.app.screen.query_one("#f-reason").focus()
         await pilot.press("enter")
         await tools.until(pilot, lambda: "412" in tools.screen_text(pilot))
