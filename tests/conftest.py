@@ -20,24 +20,23 @@ from appliance.sandbox.podman import PodmanExecutor
 RUNTIME = "python3.11"
 
 
-@pytest.hookimpl(tryfirst=True)  # the runner of several processes reads the groups after this
+@pytest.hookimpl(tryfirst=True)  # selection by marker reads them after this
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what starts containers in one process when tests run in several.
+    """Mark what starts containers, so that all of it runs in one process beside the rest.
 
     Two engines at once would compete for the cores that some of these tests measure.
     """
     for item in items:
-        is_served = "test_data" in getattr(item, "fixturenames", ())
-        if is_served or item.get_closest_marker("podman"):
-            item.add_marker(pytest.mark.xdist_group("podman"))
+        if "test_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.podman)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Write the names of tests that failed, one a line, where ``packaging/test`` looks for them."""
     path = os.environ.get("APPLIANCE_TEST_FAILED")
-    if not path or not report.failed or "PYTEST_XDIST_WORKER" in os.environ:
+    if not path or not report.failed:
         return
-    name = report.nodeid.removesuffix("@podman")
+    name = report.nodeid
     known = Path(path).read_text().splitlines() if os.path.exists(path) else []
     if name not in known:
         with open(path, "a") as out:
