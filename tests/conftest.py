@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 from http_images import brought, forget, python_image
@@ -18,6 +19,12 @@ from appliance.sandbox import images
 from appliance.sandbox.podman import PodmanExecutor
 
 RUNTIME = "python3.11"
+
+# Time on a busy machine says nothing about what is tested.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.hookimpl(tryfirst=True)  # selection by marker reads them after this
