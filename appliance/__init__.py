@@ -23,6 +23,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     archive    the upload parser                          manifest  what a model declares
     egress     where models may connect to
     probe      what a model file says about itself        yaml_text  YAML as plain text, bounded
+    inputs     whether a body is what its version takes
     room       memory of bodies and answers on their way
     store      sealed ledger, DuckDB projection, blobs    sandbox rootless Podman
     events     the closed list of audit events            config, metrics

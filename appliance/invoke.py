@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from appliance import clock, config, provision
 from appliance.errors import ApplianceError, Gone, GuestError, NotFound, SecretMissing, TooLarge
 from appliance.events import CallIntent, CallOutcome
+from appliance.inputs import Checks
 from appliance.metrics import Metrics
 from appliance.records import Version, stronger
 from appliance.sandbox.pool import Pool
@@ -90,6 +91,7 @@ class Invoker:
         self._pool = pool
         self._settings = settings
         self._metrics = metrics
+        self._inputs = Checks()
         self.watches: list[Watch] = []
 
     async def run(
@@ -118,6 +120,7 @@ class Invoker:
         Raises:
             Gone: the version is retired.
             TooLarge: the body is over the version's limit.
+            InputInvalid: the body breaks the version's schema.
             GuestError: the model failed; ``extensions`` has ``audit_seq``.
             StateError: no sandbox can be had now; ``extensions`` has ``audit_seq``.
         Audit: call.intent before the model sees the body, call.outcome before this returns.
@@ -127,6 +130,7 @@ class Invoker:
             raise Gone(f"Version {version.number} is retired.", number=version.number)
         if len(body) > limits.body_bytes_max:
             raise TooLarge(f"The body is over this version's {limits.body_bytes_max} bytes.")
+        self.require_input(version, content_type, body)
         course = _Course(
             call_id=request_id,
             principal_id=principal_id,
@@ -170,6 +174,14 @@ class Invoker:
             cold=course.cold,
             total_us=_elapsed_us(course.started_ns),
         )
+
+    def require_input(self, version: Version, content_type: str, body: bytes) -> None:
+        """Return if a body is what a version takes; see ``inputs``.
+
+        Raises:
+            InputInvalid: it is not.
+        """
+        self._inputs.require(version, content_type, body)
 
     async def close_open_intents(self) -> int:
         """Conclude calls whose process died, as ``unknown``; returns how many there were."""

@@ -119,12 +119,14 @@ class Jobs:
 
         Raises:
             IdempotencyKeyReused: the key came with another request.
+            InputInvalid: the body breaks the version's schema.
             QuotaExceeded: the tenant has as many unfinished jobs as it may.
             DiskFull, Draining: it was not taken on.
         Audit: job.queued, before this returns.
         """
         if self.is_draining:
             raise Draining("The appliance is shutting down; it takes on no more jobs.")
+        self._invoker.require_input(version, content_type, body)
         tenant_id = version.tenant_id
         asked = b"\0".join((version.model_id.encode(), target.encode(), content_type.encode()))
         digest = self._store.keyring.digest(tenant_id, _LABEL, asked + b"\0" + body)

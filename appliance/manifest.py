@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from appliance import config
 from appliance.config import line_of_key
 from appliance.errors import FieldError, ManifestInvalid
+from appliance.inputs import SchemaRefused, require_schema
 from appliance.records import (
     NAME_PATTERN,
     CallLimits,
@@ -131,6 +132,7 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tags: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]] = {}
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
+    check_input: bool | None = None
     container: _Container | None = None
     options: _Options = _Options()
     secrets: Annotated[tuple[Secret, ...], Meta(max_length=32)] = ()
@@ -149,6 +151,7 @@ _WRITTEN = {
     "runtime": 'runtime = "python3.11"',
     "entry": 'entry = "model:Model"',
     "requirements": 'requirements = "requirements.txt"',
+    "input_schema": "check_input = false (above all [tables]): the schema is then told, not held",
     "method": 'method = "predict_proba"',
     "idle_timeout_s": "idle_timeout_s = 120",
     "trusted": 'trusted = ["package.module.Class"]',
@@ -206,6 +209,7 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
         lineage=Lineage(**msgspec.structs.asdict(file.lineage)),
         input_schema=file.input_schema,
         output_schema=file.output_schema,
+        check_input=_is_checked(file, text),
         tags=file.tags,
         container=container,
         options=_options(file, text),
@@ -320,6 +324,21 @@ def _options(file: _File, text: str) -> dict[str, Any]:
     if len(msgspec.json.encode(said)) > _OPTIONS_BYTES_MAX:
         raise _wrong("options", f"larger than {_OPTIONS_BYTES_MAX} bytes", text)
     return said
+
+
+def _is_checked(file: _File, text: str) -> bool:
+    """Whether bodies are held to the schema: where there is one, unless told otherwise."""
+    if file.input_schema is None:
+        if file.check_input:
+            raise _wrong("check_input", "there is no [input_schema] to hold bodies to", text)
+        return False
+    if file.check_input is False:
+        return False
+    try:
+        require_schema(file.input_schema)
+    except SchemaRefused as error:
+        raise _wrong("input_schema", str(error), text) from error
+    return True
 
 
 def _check_image(file: _File, text: str) -> None:

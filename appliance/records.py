@@ -171,7 +171,8 @@ class Manifest:
     ``container`` is there for versions of imported images, whose ``entry`` is empty.
     ``options`` are for the code that serves an entry of the form ``@convention``. Where nothing
     was declared, ``convention`` is what the appliance recognised and ``notes`` what it assumed.
-    ``sample`` is the text of a body the model answered when it was registered.
+    ``sample`` is the text of a body the model answered when it was registered. With ``check_input``
+    a JSON body that breaks ``input_schema`` is refused before anything of the version runs.
     """
 
     runtime: str
@@ -184,6 +185,7 @@ class Manifest:
     lineage: Lineage = field(default_factory=Lineage)
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
+    check_input: bool = False
     tags: dict[str, str] = field(default_factory=dict)
     container: Container | None = None
     options: dict[str, Any] = field(default_factory=dict)

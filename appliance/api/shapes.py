@@ -220,6 +220,7 @@ class VersionDoc(Document):
     ]
     tags: dict[str, str]
     input_schema: dict[str, Any] | None
+    check_input: bool
     output_schema: dict[str, Any] | None
     options: dict[str, Any]
     convention: Annotated[
@@ -493,6 +494,7 @@ def version_doc_from_version(
         ],
         tags=dict(manifest.tags),
         input_schema=manifest.input_schema,
+        check_input=manifest.check_input,
         output_schema=manifest.output_schema,
         options=dict(manifest.options),
         convention=manifest.convention,

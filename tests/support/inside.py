@@ -182,9 +182,12 @@ class Inside:
         return str(made.json()["secret"])
 
     async def version(
-        self, tenant: str, model: str, *, isolation: Isolation = "standard"
+        self, tenant: str, model: str, *, isolation: Isolation = "standard", **declared: Any
     ) -> Version:
-        """Register a version straight in the registry: no archive, no sandbox."""
+        """Register a version straight in the registry: no archive, no sandbox.
+
+        ``declared`` goes into its manifest.
+        """
         owner = self.store.registry.snapshot.tenant(tenant)
         async with self.store.blobs.writer(owner.id) as writer:
             await writer.write(b"\0" * 1024)
@@ -192,7 +195,9 @@ class Inside:
         listed = ArtifactFile(path="model.py", size_bytes=1, digest="sha256:" + "0" * 64)
         return await self.store.registry.register_version(
             tenant_id=owner.id, model_name=model,
-            manifest=Manifest(runtime="python3.11", entry="model:Model", isolation=isolation),
+            manifest=Manifest(
+                runtime="python3.11", entry="model:Model", isolation=isolation, **declared
+            ),
             artifact=Artifact(blob=blob, files=(listed,)), runtime_digest="sha256:" + "1" * 64,
             actor="uid:0",
         )  # fmt: skip

@@ -20,6 +20,7 @@ from appliance.errors import (
     CapacityExhausted,
     DiskFull,
     Gone,
+    InputInvalid,
     InvokeTimeout,
     LimitsUnenforced,
     LoadTimeout,
@@ -185,6 +186,7 @@ _MODEL = "/api/v1/models/{tenant}/{model}"
 PROBLEMS = (
     Gone,
     TooLarge,
+    InputInvalid,
     UnsupportedMedia,
     BodyTimeout,
     ModelRaised,
