@@ -97,7 +97,7 @@ async def test_one_that_wakes_itself_while_it_is_frozen_is_ended(
         async with pool.lease(spec_of(), lambda: pieces(tar_of({"model.py": RUN_MODEL}))) as lease:
             assert json.loads((await lease.request(request)).body)[0] == 0  # or the test is void
         if Ways.isolation == "gvisor":
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while [one.state for one in pool.list()] != ["frozen"]:
                     await asyncio.sleep(0.05)
             (before,) = pool.list()
@@ -105,7 +105,7 @@ async def test_one_that_wakes_itself_while_it_is_frozen_is_ended(
             (after,) = pool.list()
             assert (after.state, after.cpu_ms - before.cpu_ms <= 10) == ("frozen", True)
             return
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while pool.list():
                 await asyncio.sleep(0.05)
     finally:

@@ -58,7 +58,7 @@ for target in inputs["targets"]:
 
 
 async def nothing_open(out: Outside) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while out.guard.open_count:
             await asyncio.sleep(0.01)
 

@@ -128,7 +128,7 @@ async def said(port: int, sent: list[bytes]) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     found = b""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for piece in sent:
                 writer.write(piece)
                 await asyncio.sleep(0.02)

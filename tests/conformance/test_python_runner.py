@@ -37,7 +37,7 @@ class PlainSandbox:
     async def load(self, spec: SandboxSpec, tar: AsyncIterator[bytes]) -> None:
         header = {"entry": spec.entry, "path": str(self.folder), "deps": ""}
         try:
-            await asyncio.wait_for(self.link.load(header, tar), 10)
+            await asyncio.wait_for(self.link.load(header, tar), 30)
         except GuestFault as fault:
             raise LoadFailed(fault.detail, missing=fault.missing) from fault
 
@@ -51,7 +51,7 @@ class PlainSandbox:
         except LinkLost as lost:
             if lost.protocol:
                 raise RunnerProtocol(lost.protocol) from lost
-            await asyncio.wait_for(self.link.monitor_lost.wait(), 2)
+            await asyncio.wait_for(self.link.monitor_lost.wait(), 30)
             tail = self.link.logs.lines()
             raise RunnerCrashed("ended", stderr=tail, exit_code=self.link.exit_code) from lost
 
@@ -76,14 +76,14 @@ async def plain_box(
             sys.executable, "-I", "-B", str(runner), f"{name}/a.sock", env={}, cwd="/"
         )
         try:
-            await asyncio.wait_for(link.hello(), 10)
+            await asyncio.wait_for(link.hello(), 30)
             sandbox = PlainSandbox(link, process, folder)
             spec = spec_of(entry=entry)
             await sandbox.load(spec, pieces(tar_of(files or {"model.py": RUN_MODEL}), 1000))
             yield Box(sandbox, spec)  # type: ignore[arg-type]
         finally:
             await link.close()
-            await asyncio.wait_for(process.wait(), 10)
+            await asyncio.wait_for(process.wait(), 30)
 
 
 @pytest.fixture(params=[pytest.param("process"), pytest.param("podman", marks=pytest.mark.podman)])

@@ -160,7 +160,7 @@ def test_a_stop_ends_the_streams_lets_what_runs_end_and_keeps_what_waits(
             assert appliance.process is not None
             appliance.process.terminate()
             assert stream.read() == b": following\n\n"  # not cut off in the middle
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 20
     assert appliance.process.wait(30) == 0
     assert time.monotonic() - began < 30
     appliance.process = None

@@ -191,7 +191,7 @@ def test_killing_the_whole_appliance_ends_its_sandboxes_and_brings_them_back(
         ids = ids_in_use(appliance)
         assert any(kernel.pids_by_uid(ids).values())
         appliance.kill()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while any(kernel.pids_by_uid(ids).values()):
             assert time.monotonic() < end, "sandboxes outlived the appliance"
             time.sleep(0.05)

@@ -212,5 +212,5 @@ async def test_a_frozen_sandbox_is_destroyed_like_any_other(
         await one.sandbox.freeze()
         slot = one.sandbox.slot  # type: ignore[attr-defined]
         started = time.monotonic()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert not any(kernel.pids_by_uid({slot.root_uid, slot.user_uid}).values())

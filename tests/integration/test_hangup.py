@@ -33,7 +33,7 @@ class Stage:
         return reader, writer
 
     async def until(self, waiting: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self.it.node.services.pool().waiting != waiting:
                 await asyncio.sleep(0.01)
 
@@ -85,6 +85,6 @@ async def test_a_waiting_call_is_given_up_and_a_running_one_is_finished(stage: S
     await stage.until(1)
     assert await stage.codes() == ["cancelled"]
     running.transport.abort()
-    assert b"patient" in await asyncio.wait_for(reader.readuntil(b"patient"), 5)
+    assert b"patient" in await asyncio.wait_for(reader.readuntil(b"patient"), 30)
     patient.close()
     assert await stage.codes() == ["cancelled", "ok", "ok"]

@@ -111,7 +111,7 @@ def call(body: bytes = b"{}", *, most: int = MIB, kind: str = "application/json"
 
 
 async def asked(serve: Serve, protocol: str = "sagemaker", **request: object) -> Reply:
-    async with linked(serve, protocol) as (link, _), asyncio.timeout(10):
+    async with linked(serve, protocol) as (link, _), asyncio.timeout(30):
         return await link.request(call(**request))  # type: ignore[arg-type]
 
 
@@ -286,7 +286,7 @@ async def test_the_end_of_the_container_ends_what_is_waited_for() -> None:
         await asyncio.sleep(0.1)
         link.end()
         with pytest.raises(LinkLost):
-            await asyncio.wait_for(waiting, 1)
+            await asyncio.wait_for(waiting, 30)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ async def test_a_container_is_ready_when_its_protocol_says_so(protocol: str, hea
         writer.write(not_yet.pop(0) if not_yet else health)
         await writer.drain()
 
-    async with linked(serve, protocol) as (link, _), asyncio.timeout(10):
+    async with linked(serve, protocol) as (link, _), asyncio.timeout(30):
         await link.load({}, pieces(b""))
     route = CONTRACTS[protocol].health_path.replace("{model}", "m")
     assert set(seen) == {f"GET {route} HTTP/1.1"}
@@ -331,7 +331,7 @@ async def test_what_a_load_waits_for_can_be_told() -> None:
 
 async def test_a_cog_that_cannot_set_up_fails_at_once() -> None:
     serve = answering(plain(b'{"status":"SETUP_FAILED"}'))
-    async with linked(serve, "cog") as (link, _), asyncio.timeout(5):
+    async with linked(serve, "cog") as (link, _), asyncio.timeout(30):
         with pytest.raises(GuestFault, match="SETUP_FAILED"):
             await link.load({}, pieces(b""))
 

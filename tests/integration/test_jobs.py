@@ -186,9 +186,9 @@ async def test_a_restart_does_not_take_up_what_was_cancelled_meanwhile(tmp_path:
 
 async def test_jobs_leave_room_for_calls_that_wait_for_their_answer(tmp_path: Path) -> None:
     async with stage(tmp_path, instances_per_version_max=2, instances_max=4) as (it, client):
-        jobs = [await submit(client, b"sleep 2") for _ in range(6)]
+        jobs = [await submit(client, b"sleep 30") for _ in range(6)]
         await reached(client, jobs[0], "processing")
-        answer = await asyncio.wait_for(client.post(INVOKE, content=b"1"), 1.0)
+        answer = await asyncio.wait_for(client.post(INVOKE, content=b"1"), 20)
         assert answer.status_code == 200
         statuses = [j["status"] for j in (await client.get(JOBS)).json()["items"]]
         assert statuses.count("processing") == 1

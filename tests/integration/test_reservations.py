@@ -27,7 +27,7 @@ async def it(tmp_path: Path) -> AsyncIterator[Inside]:
 
 
 async def until_kept(client: Any, path: str = PATH) -> dict[str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (found := (await client.get(path)).json())["state"] != "kept":
             await asyncio.sleep(0.02)
     return dict(found)

