@@ -10,6 +10,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     node       the life of the process: uninitialised, sealed, ready, draining
     canary     candidates watched against what they follow, stepped, held, aborted
     shadow     calls repeated to versions whose replies are dropped
+    watch      what versions with a baseline are called with: counted, judged, told
     routing    which version answers a call: routes and their revisions
     jobs       calls that outlive their request
     invoke     one call, end to end                       lifecycle  every change of a model
@@ -18,6 +19,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     trial      what a version's first sandbox shows       supply  runtimes and dependency sets
     traffic    how a route's arms share calls, purely     effects  statistics of two arms
     lineage    what a version was made from, as a graph
+    drift      how far inputs and answers are from a baseline, purely
     policy     who may do what                            auth    who is calling
     conventions  manifests of models that bring none: MLflow folders, ONNX, pickles, skops
     archive    the upload parser                          manifest  what a model declares

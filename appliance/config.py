@@ -219,6 +219,23 @@ class Jobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """Counting what versions that have a baseline are called with."""
+
+    period_s: Annotated[
+        int,
+        _doc("Seconds counted together; a crash loses what is counted of the last.", ge=1, le=3600),
+    ] = 60
+    kept_days: Annotated[
+        int, _doc("Days counts are kept; after a day by the hour.", ge=1, le=3650)
+    ] = 90
+    baselines_max: Annotated[int, _doc("Versions of one tenant that have a baseline.", ge=1)] = 100
+    data_bytes_max: Annotated[
+        int, _doc("Largest data a baseline is made from.", ge=1024, le=1024**3)
+    ] = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """How a model's dependencies are fetched."""
 
@@ -258,6 +275,7 @@ class Settings:
     egress: Egress = field(default_factory=Egress)
     build: Build = field(default_factory=Build)
     jobs: Jobs = field(default_factory=Jobs)
+    drift: Drift = field(default_factory=Drift)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,8 @@ GAUGES: Mapping[str, str] = {
     "ready": "1 while the appliance is unsealed and serving, else 0.",
     "disk_free_bytes": "Free bytes on the data folder's disk.",
     "egress_open": "Connections out of sandboxes that are open now.",
+    "drift_baselines": "Versions whose calls are compared with a baseline.",
+    "drift_breaches": "Scores that are beyond their threshold now.",
     "http_in_flight": "Requests being answered now.",
 }
 """Gauge name to meaning; set at scrape time by whoever serves the text."""
@@ -79,6 +81,10 @@ class Metrics:
             "appliance_shadow_calls", "Calls repeated to shadow versions, by how replies compare.",
             ("match",), registry=self._registry,
         )  # fmt: skip
+        self._drift = Counter(
+            "appliance_drift_calls", "Calls of versions with a baseline, by what became of them.",
+            ("result",), registry=self._registry,
+        )  # fmt: skip
         self._gauges = {
             name: Gauge(f"appliance_{name}", text, registry=self._registry)
             for name, text in GAUGES.items()
@@ -119,6 +125,10 @@ class Metrics:
     def shadow_ended(self, match: str) -> None:
         """Count a shadow call: ``equal``, ``close``, ``different``, ``failed`` or ``dropped``."""
         self._shadows.labels(match).inc()
+
+    def drift_call(self, result: str) -> None:
+        """Count a call of a version with a baseline: ``counted``, ``unread`` or ``dropped``."""
+        self._drift.labels(result).inc()
 
     def incident(self) -> None:
         """Count an internal error."""

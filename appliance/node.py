@@ -55,6 +55,7 @@ from appliance.sandbox.pool import Pool
 from appliance.shadow import Shadows
 from appliance.store import RootKey, Store, seal
 from appliance.supply import Supply
+from appliance.watch import Watch
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 30.0
@@ -83,6 +84,7 @@ class Services:
     routing: Routing
     canaries: Canaries
     shadows: Shadows
+    watch: Watch
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
     egress: EgressGuard
@@ -353,6 +355,7 @@ class Node:
             canaries = Canaries(store, routing)
             invoker.watches.append(canaries.observe)
             shadows = Shadows(store, invoker, self.metrics)
+            watch = Watch(store, self.settings, self.metrics)
             services = Services(
                 store=store,
                 invoker=invoker,
@@ -365,6 +368,7 @@ class Node:
                 routing=routing,
                 canaries=canaries,
                 shadows=shadows,
+                watch=watch,
                 supply=Supply(store, self.data_dir),
             )
             await self._start_executor(store)
@@ -380,6 +384,7 @@ class Node:
         self._spawn(reservations.follow())
         self._spawn(canaries.follow())
         self._spawn(shadows.follow())
+        self._spawn(watch.follow())
         if self._sandbox_problem:
             self._spawn(self._retry_executor(store))
 
@@ -470,6 +475,7 @@ class Node:
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await services.watch.close()
         await services.supply.close()
         pool, self._pool = self._pool, None
         executor, self._executor = self._executor, None

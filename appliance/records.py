@@ -347,6 +347,64 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """From which score on a column of a version has drifted, and over which window.
+
+    ``limits`` are by statistic (``drift.scores`` has the defaults; 0: not judged), ``features`` by
+    column and statistic for those that differ. Nothing is judged on fewer than ``rows_min`` records
+    in the last ``window_s`` seconds.
+    """
+
+    limits: dict[str, float] = field(default_factory=dict)
+    features: dict[str, dict[str, float]] = field(default_factory=dict)
+    rows_min: int = 200
+    window_s: int = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What a version's inputs and answers are compared with; one revision of it.
+
+    ``blob`` is the sealed plan and sketch, ``None`` once the baseline is removed. ``plan_id`` names
+    the bins: what was counted in others cannot be compared. ``source`` is ``data`` or ``window``.
+    """
+
+    model_id: str
+    tenant_id: str
+    number: int
+    blob: Blob | None
+    plan_id: str
+    source: str
+    rows: int
+    inputs: int
+    outputs: int
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    revision: int = 1
+    reason: str = ""
+    set_ns: int
+    set_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breach:
+    """A score beyond its threshold: of which column, by how much, on how many records."""
+
+    feature: str
+    is_output: bool
+    statistic: str
+    value: float
+    threshold: float
+    rows: int
+    window_s: int
+    since_ns: int
+
+    @property
+    def key(self) -> tuple[bool, str, str]:
+        """What is told once: the column and the statistic."""
+        return self.is_output, self.feature, self.statistic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """How many sandboxes of a version are kept loaded, whether or not it is called."""
 

@@ -70,6 +70,10 @@ async def metrics(context: Context) -> Reply:
     counters.set_gauge("egress_open", context.services.egress.open_count)
     counters.set_gauge("jobs_waiting", context.services.jobs.waiting)
     counters.set_gauge("jobs_running", context.services.jobs.running)
+    baselines = context.snapshot.baselines()
+    breaches = [context.snapshot.breaches(one.model_id, one.number) for one in baselines]
+    counters.set_gauge("drift_baselines", len(baselines))
+    counters.set_gauge("drift_breaches", sum(len(some) for some in breaches))
     if node.sandbox_problem() is None:
         pool = context.services.pool()
         boxes = pool.list()

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "egress": ("egress", "egress", "Where models may connect to: list, allow, deny, explain."),
     "alias": ("alias", "alias", "Aliases: list, set, remove."),
     "route": ("route", "route", "Routes: divide calls among versions, canary, promote, abort."),
+    "drift": ("drift", "drift", "Drift of versions: baselines, scores, thresholds, compare."),
     "audit": ("audit", "audit", "The audit log: list, verify, prove."),
     "backup": ("backup", "backup", "Backups: make, verify, restore."),
     "config": ("settings", "config", "Settings: explain, check."),

@@ -25,6 +25,13 @@ from appliance.events.calls import (
     JobStarted,
     MetricReported,
 )
+from appliance.events.drift import (
+    BaselineRemoved,
+    BaselineSet,
+    DriftBreached,
+    DriftRecovered,
+    ThresholdsSet,
+)
 from appliance.events.egress import (
     EgressDenied,
     EgressOpened,
@@ -76,10 +83,14 @@ __all__ = [
     "AliasSet",
     "AuditVerified",
     "BackupMade",
+    "BaselineRemoved",
+    "BaselineSet",
     "BlobRemoved",
     "CallIntent",
     "CallOutcome",
     "DependenciesRemoved",
+    "DriftBreached",
+    "DriftRecovered",
     "EgressDenied",
     "EgressOpened",
     "EgressPassed",
@@ -117,6 +128,7 @@ __all__ = [
     "TenantCreated",
     "TenantIsolationSet",
     "TenantRemoved",
+    "ThresholdsSet",
     "Unsealed",
     "VersionRegistered",
     "VersionRetired",

@@ -37,6 +37,7 @@ from appliance.store.proofs import Signer, proof_text
 from appliance.store.queries import ArmStats, CallStats, Queries, ShadowStats
 from appliance.store.registry import Registry
 from appliance.store.seal import RootKey, Slot
+from appliance.store.sketches import Place, Sketches
 from appliance.store.snapshot import Snapshot
 from appliance.store.usage import UsageRow
 from appliance.store.verify import State, VerifyReport
@@ -51,10 +52,12 @@ __all__ = [
     "Head",
     "Keyring",
     "Ledger",
+    "Place",
     "Queries",
     "Registry",
     "RootKey",
     "ShadowStats",
+    "Sketches",
     "Slot",
     "Snapshot",
     "Store",
@@ -79,6 +82,7 @@ class Store:
     blobs: Blobs
     queries: Queries
     keyring: Keyring
+    sketches: Sketches
 
     def __init__(self, data_dir: Path, root: RootKey, settings: config.Store) -> None:
         """Lock, verify and recover the folder. Blocking; ``open`` calls it in a thread."""
@@ -119,12 +123,13 @@ class Store:
 
     def _recover(self, settings: config.Store) -> None:
         data_dir, root = self._data_dir, self._root
-        for part in ("ledger", "blobs", "staging", "db"):
+        for part in ("ledger", "blobs", "staging", "db", "sketches"):
             (data_dir / part).mkdir(mode=0o700, exist_ok=True)
             if (data_dir / part).is_symlink():
                 raise StoreCorrupt(f"{data_dir / part} is a link; it must be a folder of its own.")
         self._signer = Signer(root.derive("ledger-signing"))
         self.keyring = Keyring(data_dir, root)
+        self.sketches = Sketches(data_dir, self.keyring)
         self.ledger = Ledger(
             data_dir,
             key=root.derive("ledger"),

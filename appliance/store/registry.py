@@ -55,6 +55,7 @@ from appliance.records import (
     Version,
     require_name,
 )
+from appliance.store.baselines import DriftCommands
 from appliance.store.keyring import Keyring
 from appliance.store.lineage import require_parents
 from appliance.store.routes import RouteCommands, require_unrouted
@@ -72,6 +73,7 @@ class Registry:
         """Change what ``writer`` holds; tenants' keys are made and destroyed in ``keyring``."""
         self.secrets = SecretCommands(writer, keyring)
         self.routes = RouteCommands(writer, self._next_alias)
+        self.drift = DriftCommands(writer)
         self._writer = writer
         self._keyring = keyring
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from appliance.records import (
     Alias,
     ApiKey,
+    Baseline,
+    Breach,
     EgressRule,
     Job,
     Model,
@@ -35,6 +37,7 @@ class Snapshot:
 
     __slots__ = (
         "_aliases",
+        "_drift",
         "_egress",
         "_jobs",
         "_keys",
@@ -62,6 +65,7 @@ class Snapshot:
         self._egress = tables.egress
         self._secrets = tables.secrets
         self._jobs = tables.jobs
+        self._drift = tables.drift
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -175,9 +179,27 @@ class Snapshot:
         """One job."""
         return self._jobs.get(tenant_id, {}).get(job_id)
 
+    def baseline(self, model_id: str, number: int) -> Baseline | None:
+        """What a version's calls are compared with."""
+        found = self._drift.baselines.get((model_id, number))
+        return found if found is not None and found.blob is not None else None
+
+    def last_baseline(self, model_id: str, number: int) -> Baseline | None:
+        """The last revision of a version's baseline, a removed one included."""
+        return self._drift.baselines.get((model_id, number))
+
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Every baseline there is now."""
+        return tuple(one for one in self._drift.baselines.values() if one.blob is not None)
+
+    def breaches(self, model_id: str, number: int) -> tuple[Breach, ...]:
+        """A version's open breaches, oldest first."""
+        return self._drift.breaches.get((model_id, number), ())
+
     def blob_ids(self) -> set[str]:
-        """Blobs that some version (retired ones included) or job refers to."""
+        """Blobs that some version (retired ones included), job or baseline refers to."""
         found = {v.artifact.blob.id for vs in self._versions.values() for v in vs}
         for job in (job for by_id in self._jobs.values() for job in by_id.values()):
             found.update(blob.id for blob in blobs_of(job))
+        found.update(one.blob.id for one in self._drift.baselines.values() if one.blob)
         return found

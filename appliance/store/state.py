@@ -41,6 +41,8 @@ from appliance.events import (
 from appliance.records import (
     Alias,
     ApiKey,
+    Baseline,
+    Breach,
     EgressRule,
     Entry,
     Job,
@@ -51,6 +53,7 @@ from appliance.records import (
     Tenant,
     Version,
 )
+from appliance.store.drift import DRIFT_EVENTS, DriftTables, apply_drift
 from appliance.store.jobs import JOB_EVENTS, apply_job
 from appliance.store.keyring import Keyring
 from appliance.store.seal import RootKey, box_open, box_seal, replace_file
@@ -62,30 +65,34 @@ _MAGIC = b"MASNAP01"
 ROUTES_KEPT = 200
 """Revisions of a model's route that are at hand; the ledger has all of them."""
 
-REGISTRY_EVENTS: dict[str, type[Event]] = {
-    cls.KIND: cls
-    for cls in (
-        TenantCreated,
-        TenantIsolationSet,
-        TenantRemoved,
-        KeyCreated,
-        KeyRevoked,
-        ModelCreated,
-        ModelRemoved,
-        VersionRegistered,
-        VersionRetired,
-        AliasSet,
-        AliasRemoved,
-        ReservationSet,
-        ReservationRemoved,
-        RouteSet,
-        RouteRemoved,
-        EgressRuleAdded,
-        EgressRuleRemoved,
-        SecretSet,
-        SecretRemoved,
-    )
-} | JOB_EVENTS
+REGISTRY_EVENTS: dict[str, type[Event]] = (
+    {
+        cls.KIND: cls
+        for cls in (
+            TenantCreated,
+            TenantIsolationSet,
+            TenantRemoved,
+            KeyCreated,
+            KeyRevoked,
+            ModelCreated,
+            ModelRemoved,
+            VersionRegistered,
+            VersionRetired,
+            AliasSet,
+            AliasRemoved,
+            ReservationSet,
+            ReservationRemoved,
+            RouteSet,
+            RouteRemoved,
+            EgressRuleAdded,
+            EgressRuleRemoved,
+            SecretSet,
+            SecretRemoved,
+        )
+    }
+    | JOB_EVENTS
+    | DRIFT_EVENTS
+)
 
 
 class Tables:
@@ -93,6 +100,7 @@ class Tables:
 
     __slots__ = (
         "aliases",
+        "drift",
         "egress",
         "jobs",
         "keys",
@@ -120,6 +128,7 @@ class Tables:
         self.egress: dict[str, tuple[EgressRule, ...]] = {}
         self.secrets: dict[str, dict[str, Secret]] = {}
         self.jobs: dict[str, dict[str, Job]] = {}
+        self.drift = DriftTables()
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -137,6 +146,7 @@ class Tables:
         tables.egress = dict(snapshot._egress)
         tables.secrets = dict(snapshot._secrets)
         tables.jobs = dict(snapshot._jobs)
+        tables.drift = snapshot._drift
         return tables
 
     def freeze(self) -> Snapshot:
@@ -170,6 +180,8 @@ class Tables:
         self.seq = seq
         if event.KIND in JOB_EVENTS:
             self.jobs[tenant_id] = apply_job(self.jobs.get(tenant_id, {}), event, time_ns)
+        elif event.KIND in DRIFT_EVENTS:
+            self.drift = apply_drift(self.drift, event)
         else:
             self._apply(event, time_ns)
 
@@ -264,6 +276,15 @@ class Tables:
         self.secrets.pop(model_id, None)
         self.routes.pop(model_id, None)
         self.reservations = {k: v for k, v in self.reservations.items() if k[0] != model_id}
+        self.drift = self.drift.without(model_id)
+
+
+class _Open(msgspec.Struct):
+    """The open breaches of one version."""
+
+    model_id: str
+    number: int
+    breaches: tuple[Breach, ...]
 
 
 class _Section(msgspec.Struct):
@@ -277,6 +298,8 @@ class _Section(msgspec.Struct):
     secrets: list[Secret] = []
     routes: list[Route] = []
     jobs: list[Job] = []
+    baselines: list[Baseline] = []
+    breaches: list[_Open] = []
 
 
 class _File(msgspec.Struct):
@@ -308,6 +331,12 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             secrets=[s for m in models for s in snapshot.secrets(m.id)],
             routes=[r for m in models for r in snapshot.route_history(m.id)],
             jobs=list(snapshot.jobs(tenant.id)),
+            baselines=[b for b in snapshot._drift.baselines.values() if b.tenant_id == tenant.id],
+            breaches=[
+                _Open(model_id=place[0], number=place[1], breaches=some)
+                for place, some in snapshot._drift.breaches.items()
+                if snapshot._models[place[0]].tenant_id == tenant.id
+            ],
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -384,6 +413,11 @@ def _add(tables: Tables, section: _Section) -> None:
         tables.secrets.setdefault(secret.model_id, {})[secret.name] = secret
     for job in section.jobs:
         tables.jobs.setdefault(job.tenant_id, {})[job.id] = job
+    known = tables.drift
+    tables.drift = DriftTables(
+        {**known.baselines, **{(b.model_id, b.number): b for b in section.baselines}},
+        {**known.breaches, **{(o.model_id, o.number): o.breaches for o in section.breaches}},
+    )
 
 
 def registry_view(snapshot: Snapshot) -> dict[str, Any]:
@@ -408,4 +442,10 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
             for t in snapshot.tenants()
             if (jobs := snapshot.jobs(t.id))
         },
+        "baselines": [
+            msgspec.to_builtins(one) for _at, one in sorted(snapshot._drift.baselines.items())
+        ],
+        "breaches": [
+            msgspec.to_builtins(some) for _at, some in sorted(snapshot._drift.breaches.items())
+        ],
     }

@@ -14,13 +14,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from storing import ACTOR, SETTINGS, Folder, artifact, intent, manifest
 
 from appliance.errors import ApplianceError, NotFound
-from appliance.records import ApiKey, EgressRule, Parent, Route
+from appliance.events import (
+    BaselineRemoved,
+    BaselineSet,
+    DriftBreached,
+    DriftRecovered,
+    ThresholdsSet,
+)
+from appliance.records import ApiKey, Baseline, Blob, Breach, EgressRule, Parent, Route
 from appliance.store import Store
 from appliance.store.state import registry_view
 from appliance.traffic import all_to
 
 NAMES = st.sampled_from(["a", "b", "c"])
 NUMBERS = st.integers(1, 3)
+PROJECTED = ("tenants", "keys", "models", "versions", "aliases", "routes", "secrets")
+"""What the projection has tables for; the rest of the registry is asked in memory only."""
 
 
 class RegistryMachine(RuleBasedStateMachine):
@@ -156,6 +165,58 @@ class RegistryMachine(RuleBasedStateMachine):
             )
         )
 
+    @rule(
+        tenant=NAMES,
+        name=NAMES,
+        number=NUMBERS,
+        kind=st.sampled_from([BaselineSet, BaselineRemoved, ThresholdsSet]),
+        revision=st.none() | NUMBERS,
+    )
+    def change_baseline(self, tenant, name, number, kind, revision):
+        blob = Blob(id="b", size_bytes=1, digest="d") if kind is not BaselineRemoved else None
+
+        def make(current):
+            if kind is not BaselineSet and current is None:
+                raise NotFound("no baseline")
+            return kind(
+                baseline=Baseline(
+                    model_id="", tenant_id="", number=0, blob=blob, plan_id=f"p{number}",
+                    source="data", rows=1, inputs=1, outputs=0, set_ns=0, set_by="",
+                )
+            )  # fmt: skip
+
+        model_id = self.model_id(tenant, name)
+        known = self.registry.snapshot.last_baseline(model_id, number)
+        made = self.attempt(
+            self.registry.drift.change(
+                model_id=model_id, number=number, make=make, revision=revision, actor=ACTOR
+            )
+        )
+        if made:
+            assert made[0].revision == (known.revision if known else 0) + 1
+            assert self.registry.snapshot.last_baseline(model_id, number) == made[0]
+
+    @rule(tenant=NAMES, name=NAMES, number=NUMBERS, feature=NAMES, is_over=st.booleans())
+    def tell_breach(self, tenant, name, number, feature, is_over):
+        model_id = self.model_id(tenant, name)
+        breach = Breach(
+            feature=feature, is_output=False, statistic="psi", value=1.0, threshold=0.5, rows=1,
+            window_s=60, since_ns=1,
+        )  # fmt: skip
+        kind = DriftRecovered if is_over else DriftBreached
+        self.run(
+            self.registry.drift.tell(
+                model_id=model_id,
+                number=number,
+                plan_id=f"p{number}",
+                make=lambda _known: [kind(model_id=model_id, number=number, breach=breach)],
+                actor=ACTOR,
+            )
+        )
+        found = [one.feature for one in self.registry.snapshot.breaches(model_id, number)]
+        has_baseline = self.registry.snapshot.baseline(model_id, number) is not None
+        assert found.count(feature) == (has_baseline and not is_over)
+
     @rule(tenant=NAMES, name=NAMES, number=NUMBERS, warm=NUMBERS)
     def set_reservation(self, tenant, name, number, warm):
         self.attempt(
@@ -277,7 +338,8 @@ class RegistryMachine(RuleBasedStateMachine):
         store = self.store
         assert self.run(store.queries.wait(store.ledger.head.size, 10))
         rows = store._projection._rows.snapshot(store._projection.query)
-        assert registry_view(rows) == registry_view(self.registry.snapshot)
+        found, wanted = registry_view(rows), registry_view(self.registry.snapshot)
+        assert {k: found[k] for k in PROJECTED} == {k: wanted[k] for k in PROJECTED}
 
     @invariant()
     def memory_holds_what_was_accepted(self):

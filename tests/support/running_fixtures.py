@@ -24,7 +24,7 @@ def run_root() -> Iterator[Path]:
 def running(tmp_path_factory: pytest.TempPathFactory, run_root: Path) -> Iterator[RunningAppliance]:
     """An initialised appliance that is up and ready."""
     folder = tmp_path_factory.mktemp("appliance")
-    appliance = RunningAppliance(folder / "data", run_root)
+    appliance = RunningAppliance(folder / "data", run_root, drift__period_s=1)
     appliance.initialise()
     try:
         appliance.start()

@@ -22,7 +22,7 @@ TABLE: dict[str, set[str]] = {
     "operator": {
         "self:read", "tenant:read", "model:read", "alias:set", "route:set", "sandbox:read",
         "sandbox:stop", "backup:create", "reservation:set", "node:read", "metrics:read",
-        "audit:read", "egress:read",
+        "audit:read", "egress:read", "drift:read",
     },
     "auditor": {
         "self:read", "tenant:read", "key:read", "model:read", "audit:read", "audit:verify",
@@ -33,6 +33,7 @@ TABLE: dict[str, set[str]] = {
         "model:register", "model:remove", "version:retire", "alias:set", "route:set",
         "model:invoke", "audit:read", "reservation:set", "egress:read",
         "secret:read", "secret:set", "secret:remove", "job:read", "job:cancel",
+        "drift:read", "drift:set",
     },
     "caller": {"self:read", "model:invoke", "job:read", "job:cancel"},
 }  # fmt: skip

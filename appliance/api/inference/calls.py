@@ -186,7 +186,7 @@ async def _infer(context: Context, version: Version, via: Via = DIRECT) -> Reply
         body=content,
         content_type=_OCTETS if json_length else JSON,
         headers=tuple(headers),
-        after=native.shadowing(context, via, content_type=JSON, body=native_body, outcome=outcome),
+        after=native.afterwards(context, via, content_type=JSON, body=native_body, outcome=outcome),
     )
 
 

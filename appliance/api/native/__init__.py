@@ -10,6 +10,7 @@ from __future__ import annotations
 from appliance.api.native import (
     audit,
     calls,
+    drift,
     egress,
     experiments,
     jobs,
@@ -31,6 +32,7 @@ OPERATIONS = (
     *reservations.OPERATIONS,
     *routes.OPERATIONS,
     *experiments.OPERATIONS,
+    *drift.OPERATIONS,
     *uploads.OPERATIONS,
     *calls.OPERATIONS,
     *jobs.OPERATIONS,

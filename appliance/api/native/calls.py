@@ -36,6 +36,7 @@ from appliance.errors import (
 from appliance.invoke import DIRECT, Outcome, Via
 from appliance.records import LIVE, Model, Version
 from appliance.shadow import Answered
+from appliance.watch.counting import Seen
 from appliance.wire import Reply
 
 _FORM = "application/x-www-form-urlencoded"
@@ -102,11 +103,35 @@ async def _invoke(context: Context, version: Version | None, via: Via = DIRECT) 
         body=outcome.reply,
         content_type=wire.safe_media_type(outcome.content_type),
         headers=headers_of(outcome),
-        after=shadowing(context, via, content_type=content_type, body=body, outcome=outcome),
+        after=afterwards(context, via, content_type=content_type, body=body, outcome=outcome),
     )
 
 
-def shadowing(
+def afterwards(
+    context: Context, via: Via, *, content_type: str, body: bytes, outcome: Outcome
+) -> Callable[[], None] | None:
+    """What is done with an answered call once the answer left; mostly nothing."""
+    shadow = _shadowing(context, via, content_type=content_type, body=body, outcome=outcome)
+    watch = context.services.watch
+    if not watch.has_baseline(outcome.model_id, outcome.number):
+        return shadow
+    seen = Seen(
+        model_id=outcome.model_id,
+        number=outcome.number,
+        content_type=content_type,
+        body=body,
+        reply=outcome.reply,
+    )
+
+    def both() -> None:
+        if shadow is not None:
+            shadow()
+        watch.offer(seen)
+
+    return both
+
+
+def _shadowing(
     context: Context, via: Via, *, content_type: str, body: bytes, outcome: Outcome
 ) -> Callable[[], None] | None:
     """What has an answered call repeated to the shadows of its route, once the answer left."""
