@@ -28,6 +28,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     inputs     whether a body is what its version takes
     room       memory of bodies and answers on their way
     store      sealed ledger, DuckDB projection, blobs    sandbox rootless Podman
+    tables     strangers' tables, parsed in a child without keys
     events     the closed list of audit events            config, metrics
     signing    signatures of what leaves                  tarstream  tar, read strictly
     records    the nouns                                  clock, errors
