@@ -40,6 +40,7 @@ _GIVEN = re.compile(
     r"BOOLEAN|U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|VARCHAR|JSON|DATE|TIME|UUID"
     r"|TIMESTAMP(_S|_MS|_NS)?( WITH TIME ZONE)?|DECIMAL\([1-9][0-9]?, ?[0-9]{1,2}\)"
 )
+_NUMBERED = re.compile(r"_[0-9]+$")
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\d+\)")
 _EXACT_DIGITS = 15  # a float gives back a decimal of so many digits
 
@@ -206,6 +207,7 @@ class Engine:
         )
         self._db.register_filesystem(_Files(order.sources, fetch, emit))
         self._db.execute("SET disabled_filesystems = 'LocalFileSystem'")
+        self._db.execute("SET enable_progress_bar = false")
         self._db.execute("SET lock_configuration = true")
         self._db.execute("SELECT 1, 'a', 1.5::DOUBLE, true, to_json([NULL])::VARCHAR").fetchmany(1)
 
@@ -301,19 +303,30 @@ class Engine:
         rows: int | None = None
         types = dict(source.types)
         if source.size_bytes >= 0:
+            derived = "records = true, sample_size = -1, maximum_depth = 2"
+            found = self._db.execute(
+                f"DESCRIBE FROM read_json({place}, {common}, {derived}, "  # noqa: S608
+                "map_inference_threshold = -1)"
+            ).fetchall()
+            types = {str(row[0]): _json_type(str(row[1])) for row in found} | types
             texts = f"read_json_objects({place}, {common})"
-            told = self._one(
-                f"SELECT json_group_structure(json), count(*) FROM {texts}"  # noqa: S608
-            )
-            rows = int(told[1])
-            types = _json_types(told[0]) | types
-            require_distinct(tuple(types))
+            rows = int(self._one(f"SELECT count(*) FROM {texts}")[0])  # noqa: S608
+            self._require_own_names(tuple(types), texts)
         return Table(
             format=source.format,
             sql=f"read_json({place}, {common}, auto_detect = false, columns = {_struct(types)})",
             columns=tuple(types.items()),
             rows=rows,
         )
+
+    def _require_own_names(self, names: tuple[str, ...], texts: str) -> None:
+        """Refuse names that differ in case only: DuckDB calls the second one ``name_1``."""
+        lower = {name.lower() for name in names}
+        if not any(_NUMBERED.sub("", name) in lower for name in lower if _NUMBERED.search(name)):
+            return
+        keys = f"SELECT unnest(json_keys(json)) AS key FROM {texts}"  # noqa: S608
+        found = self._db.execute(f"SELECT DISTINCT key FROM ({keys})").fetchall()  # noqa: S608
+        require_distinct(sorted(str(row[0]) for row in found))
 
     def rows(self, table: Table, start: int, wanted: tuple[str, ...]) -> Iterator[list[Row]]:
         """Rows in their order as values that JSON has, some at a time.
@@ -373,16 +386,15 @@ class Engine:
         return row
 
 
-def _json_types(structure: Any) -> dict[str, str]:
-    told = json.loads(structure) if structure else {}
-    if not isinstance(told, dict):
-        raise InputInvalid("Each row must be a JSON object with the columns by name.")
-    known = {"BOOLEAN": "BOOLEAN", "DOUBLE": "DOUBLE", "BIGINT": "BIGINT", "UBIGINT": "BIGINT"}
-    known |= {"HUGEINT": "HUGEINT", "VARCHAR": "VARCHAR", "NULL": "VARCHAR"}
-    return {
-        name: known.get(kind, "JSON") if isinstance(kind, str) else "JSON"
-        for name, kind in told.items()
-    }
+def _json_type(derived: str) -> str:
+    """What a column of JSON has: nothing that its text does not say itself."""
+    if derived in ("BOOLEAN", "DOUBLE", "BIGINT", "HUGEINT", "VARCHAR"):
+        return derived
+    if derived == "UBIGINT":
+        return "HUGEINT"
+    if derived in ("DATE", "TIME", "UUID", '"NULL"') or derived.startswith("TIMESTAMP"):
+        return "VARCHAR"
+    return "JSON"
 
 
 def _is_nested(kind: str) -> bool:

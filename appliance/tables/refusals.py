@@ -36,6 +36,7 @@ _SAID: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (r"Malformed JSON in file .*?: ([^\n]{1,200}?)[. ]*(?:\n|$)", r"it is no JSON: \1"),
         (r"JSON transform error [^\n]*?, in [^\n:]*: ([^\n]{1,200}?)[. ]*(?:\n|$)", r"\1"),
+        (r"expected records", "each row must be a JSON object with the columns by name"),
         (r"Footer length error|[Nn]o magic bytes", "its end is missing or damaged"),
     )
 )

@@ -148,6 +148,10 @@ async def test_json_rows_may_differ_and_nest_and_no_text_becomes_a_date():
     assert rows[0] == {**lines[0], "late": None}
     assert rows[1] == {**lines[1], "deep": None}
     assert (await read(json.dumps(lines).encode(), "json"))[1] == rows
+    wide = b"\n".join(b'{"k_%d": %d}' % (i, i) for i in range(100))
+    table, rows, _ = await read(wide + b'\n{"k": 1}', "ndjson")
+    assert len(table.columns) == 101
+    assert rows[-1]["k"] == rows[1]["k_1"] == 1
 
 
 async def test_given_types_count_more_than_derived_ones():
@@ -173,7 +177,8 @@ async def test_given_types_count_more_than_derived_ones():
         ("ndjson", b'{"a": 1}\nnot json\n{"a": 2}\n', "it is no JSON", "line:2"),
         ("ndjson", b"[1, 2]\n[3]\n", "must be a JSON object", ""),
         ("ndjson", b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper", ""),
-        ("json", b"[]", "no columns", ""),
+        ("ndjson", b'{"a": 1}\n{"A": 2}\n', "names must differ in more than case", ""),
+        ("json", b"[]", "must be a JSON object", ""),
         ("json", b'[{"a": 1}, {"a": ', "it is no JSON", "line:"),
         ("parquet", b"PAR1" + b"x" * 100, "its end is missing or damaged", ""),
     ],
