@@ -305,7 +305,7 @@ class Engine:
         if source.size_bytes >= 0:
             derived = "records = true, sample_size = -1, maximum_depth = 2"
             found = self._db.execute(
-                f"DESCRIBE FROM read_json({place}, {common}, {derived}, "  # noqa: S608
+                f"DESCRIBE FROM read_json({place}, {common}, {derived}, "
                 "map_inference_threshold = -1)"
             ).fetchall()
             types = {str(row[0]): _json_type(str(row[1])) for row in found} | types
