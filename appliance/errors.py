@@ -401,6 +401,13 @@ class CapacityExhausted(StateError):
     retry_after_s = 1
 
 
+class DeadlinePassed(StateError):
+    """The caller's own deadline passed while the call waited; the model was not called."""
+
+    slug, status, title = "deadline-passed", 504, "The deadline passed"
+    retry_after_s = 1
+
+
 class NotRunning(StateError):
     """No appliance answers at this address."""
 

@@ -19,9 +19,11 @@ from appliance.events import CallIntent, CallOutcome
 from appliance.inputs import Checks
 from appliance.metrics import Metrics
 from appliance.records import Version, stronger
+from appliance.sandbox.joining import Joining, Sent
 from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import Reply, Request, SandboxSpec
 from appliance.store import Store
+from appliance.store.appended import LATER, Appended
 
 _log = logging.getLogger(__name__)
 _DIGEST_LABEL = "call-digest"
@@ -66,12 +68,20 @@ class _Course:
     via: Via
     match: str = ""
     intent_seq: int = 0
+    intent: Appended | None = None
     is_waiting: bool = False
     cold: bool = False
     queue_us: int = 0
     load_us: int = 0
     sandbox_id: str = ""
     reply: Reply | None = None
+    deadline: float | None = None
+
+    def left(self, sent: Sent) -> None:
+        """It left the line of those that wait to be joined."""
+        self.is_waiting = False
+        self.sandbox_id, self.cold = sent.sandbox_id, sent.cold
+        self.queue_us, self.load_us = sent.queue_us, sent.load_us
 
 
 Hangup = Callable[[Callable[[], object]], object]
@@ -92,7 +102,18 @@ class Invoker:
         self._settings = settings
         self._metrics = metrics
         self._inputs = Checks()
+        self._joining: tuple[Pool, Joining] | None = None
         self.watches: list[Watch] = []
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait to be joined with others."""
+        return self._joining[1].waiting if self._joining else 0
+
+    def _joining_of(self, pool: Pool) -> Joining:
+        if self._joining is None or self._joining[0] is not pool:
+            self._joining = (pool, Joining(pool, self._settings, self._metrics))
+        return self._joining[1]
 
     async def run(
         self,
@@ -104,6 +125,7 @@ class Invoker:
         body: bytes,
         on_hangup: Hangup = lambda _: None,
         via: Via = DIRECT,
+        wait_s: float | None = None,
     ) -> Outcome:
         """The model's answer to one request.
 
@@ -116,37 +138,34 @@ class Invoker:
             on_hangup: takes what is to be called when the caller hangs up; a call that waits for a
                 sandbox then is given up, one that runs is finished.
             via: how it came to this version.
+            wait_s: how long the caller is willing to wait until the model has the call.
 
         Raises:
+            DeadlinePassed: that was not long enough; the model was not called.
             Gone: the version is retired.
             TooLarge: the body is over the version's limit.
             InputInvalid: the body breaks the version's schema.
             GuestError: the model failed; ``extensions`` has ``audit_seq``.
             StateError: no sandbox can be had now; ``extensions`` has ``audit_seq``.
-        Audit: call.intent before the model sees the body, call.outcome before this returns.
+        Audit: call.intent before the model sees the body, call.outcome before this returns. Where
+        the version says ``audit = "overlap"``, both before this returns.
         """
-        limits = version.manifest.limits
         if version.retired_ns:
             raise Gone(f"Version {version.number} is retired.", number=version.number)
-        if len(body) > limits.body_bytes_max:
-            raise TooLarge(f"The body is over this version's {limits.body_bytes_max} bytes.")
+        if len(body) > (limit := version.manifest.limits.body_bytes_max):
+            raise TooLarge(f"The body is over this version's {limit} bytes.")
         self.require_input(version, content_type, body)
         course = _Course(
             call_id=request_id,
             principal_id=principal_id,
             started_ns=clock.monotonic_ns(),
             via=via,
+            deadline=None if wait_s is None else asyncio.get_running_loop().time() + wait_s,
         )
         await self._intend(course, version, body)
         task = asyncio.current_task()
         on_hangup(lambda: task.cancel() if task and course.is_waiting else None)
-        request = Request(
-            id=clock.new_id("call"),
-            content_type=content_type,
-            body=body,
-            timeout_ms=min(limits.invoke_timeout_ms, self._settings.invoke_timeout_ms_max),
-            reply_bytes_max=min(limits.reply_bytes_max, self._settings.reply_bytes_max),
-        )
+        request = self._request(version, content_type, body)
         try:
             reply = await self._exchange(course, version, request)
         except ApplianceError as error:
@@ -182,6 +201,16 @@ class Invoker:
             InputInvalid: it is not.
         """
         self._inputs.require(version, content_type, body)
+
+    def _request(self, version: Version, content_type: str, body: bytes) -> Request:
+        limits = version.manifest.limits
+        return Request(
+            id=clock.new_id("call"),
+            content_type=content_type,
+            body=body,
+            timeout_ms=min(limits.invoke_timeout_ms, self._settings.invoke_timeout_ms_max),
+            reply_bytes_max=min(limits.reply_bytes_max, self._settings.reply_bytes_max),
+        )
 
     async def close_open_intents(self) -> int:
         """Conclude calls whose process died, as ``unknown``; returns how many there were."""
@@ -225,9 +254,15 @@ class Invoker:
             route_revision=course.via.route_revision,
             shadow_of=course.via.shadow_of,
         )
-        course.intent_seq = await self._store.ledger.record(
-            event, tenant_id=version.tenant_id, actor=course.principal_id, object=version.model_id
-        )
+        tenant_id, actor, model_id = version.tenant_id, course.principal_id, version.model_id
+        ledger = self._store.ledger
+        if version.manifest.audit == "overlap":
+            course.intent_seq = LATER
+            course.intent = ledger.begin(event, tenant_id=tenant_id, actor=actor, object=model_id)
+        else:
+            course.intent_seq = await ledger.record(
+                event, tenant_id=tenant_id, actor=actor, object=model_id
+            )
 
     async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
         secrets = provision.secrets_in_force(self._store, version)
@@ -236,7 +271,15 @@ class Invoker:
         pool = self._pool()
         course.is_waiting = True
         try:
-            async with pool.lease(spec, files, spare=bool(course.via.shadow_of)) as lease:
+            if spec.batch is not None and not course.via.shadow_of:
+                joining = self._joining_of(pool)
+                course.reply = await joining.call(
+                    spec, files, request, sent=course.left, deadline=course.deadline
+                )
+                return course.reply
+            async with pool.lease(
+                spec, files, spare=bool(course.via.shadow_of), deadline=course.deadline
+            ) as lease:
                 course.is_waiting = False
                 course.cold, course.sandbox_id = lease.cold, lease.sandbox_id
                 course.queue_us, course.load_us = lease.queue_us, lease.load_us
@@ -294,11 +337,18 @@ class Invoker:
             route_revision=course.via.route_revision,
             shadow_of=course.via.shadow_of,
             match=course.match,
+            merged=reply.merged if reply else None,
         )
         seq = await self._store.ledger.record(
-            event, tenant_id=version.tenant_id, actor=course.principal_id, object=version.model_id
+            event,
+            tenant_id=version.tenant_id,
+            actor=course.principal_id,
+            object=version.model_id,
+            after=course.intent,
         )
-        self._metrics.call_ended(code=code, cold=course.cold, total_us=event.total_us)
+        self._metrics.call_ended(
+            code=code, cold=course.cold, total_us=event.total_us, queue_us=course.queue_us
+        )
         for watch in self.watches:
             watch(event, is_telling)
         return seq

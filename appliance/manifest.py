@@ -23,6 +23,8 @@ from appliance.errors import FieldError, ManifestInvalid
 from appliance.inputs import SchemaRefused, require_schema
 from appliance.records import (
     NAME_PATTERN,
+    AuditMode,
+    Batching,
     CallLimits,
     Container,
     Isolation,
@@ -71,6 +73,18 @@ class _Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     invoke_timeout_ms: Milliseconds = 30_000
     body_bytes_max: BodyBytes = 16 * _MB
     reply_bytes_max: BodyBytes = 16 * _MB
+
+
+Member = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class _Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    axis: Annotated[int, Meta(ge=0, le=1)] = 0
+    max_rows: Annotated[int, Meta(ge=2, le=65_536)] = 64
+    max_bytes: Annotated[int, Meta(ge=1024, le=64 * _MB)] = 4 * _MB
+    max_queue_delay_us: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    inputs: Annotated[tuple[Member, ...], Meta(max_length=16)] = ()
+    outputs: Annotated[tuple[Member, ...], Meta(max_length=16)] = ()
 
 
 class _Lineage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +151,8 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     options: _Options = _Options()
     secrets: Annotated[tuple[Secret, ...], Meta(max_length=32)] = ()
     isolation: Isolation = "standard"
+    batch: _Batch | None = None
+    audit: AuditMode = "strict"
 
 
 TABLES: dict[str, type[Struct]] = {
@@ -146,6 +162,7 @@ TABLES: dict[str, type[Struct]] = {
     "lineage": _Lineage,
     "container": _Container,
     "options": _Options,
+    "batch": _Batch,
 }
 _WRITTEN = {
     "runtime": 'runtime = "python3.11"',
@@ -215,6 +232,8 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
         options=_options(file, text),
         secrets=tuple(sorted(set(file.secrets))),
         isolation=file.isolation,
+        batch=Batching(**msgspec.structs.asdict(file.batch)) if file.batch else None,
+        audit=file.audit,
     )
 
 
@@ -349,6 +368,9 @@ def _check_image(file: _File, text: str) -> None:
     if file.isolation != "standard":
         reason = f"'{file.runtime}' is an imported image, which runs with standard isolation only"
         raise _wrong("isolation", reason, text)
+    if file.batch:
+        reason = f"'{file.runtime}' is an imported image, whose server joins calls itself, or not"
+        raise _wrong("batch", reason, text)
     if file.requirements:
         reason = f"'{file.runtime}' is an imported image; what it needs has to be in it"
         raise _wrong("requirements", reason, text)

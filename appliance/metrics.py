@@ -16,6 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
 GAUGES: Mapping[str, str] = {
     "sandboxes": "Sandboxes that exist now.",
     "sandbox_memory_bytes": "Memory all sandboxes use now.",
@@ -85,6 +87,7 @@ class Metrics:
             "appliance_drift_calls", "Calls of versions with a baseline, by what became of them.",
             ("result",), registry=self._registry,
         )  # fmt: skip
+        self._count_batches()
         self._gauges = {
             name: Gauge(f"appliance_{name}", text, registry=self._registry)
             for name, text in GAUGES.items()
@@ -95,14 +98,43 @@ class Metrics:
         self._call_seconds_of = functools.cache(self._call_seconds.labels)
         self._requests_of = functools.cache(self._requests.labels)
 
-    def call_ended(self, *, code: str, cold: bool, total_us: int) -> None:
+    def _count_batches(self) -> None:
+        self._queue_seconds = Histogram(
+            "appliance_call_queue_seconds", "Time calls waited for a sandbox, without its start.",
+            buckets=(0.0001, 0.00025, 0.0005, *_SECONDS), registry=self._registry,
+        )  # fmt: skip
+        self._batch_rows = Histogram(
+            "appliance_batch_rows", "Rows in one call of a model that takes joined calls.",
+            buckets=_ROWS, registry=self._registry,
+        )  # fmt: skip
+        self._batch_calls = Histogram(
+            "appliance_batch_calls", "Calls answered by one call of a model that joins them.",
+            buckets=_ROWS[:9], registry=self._registry,
+        )  # fmt: skip
+        self._batch_fallbacks = Counter(
+            "appliance_batch_fallback", "Joined calls that were run one by one after all.",
+            ("reason",), registry=self._registry,
+        )  # fmt: skip
+
+    def batch_ran(self, *, calls: int, rows: int) -> None:
+        """Count a call of a model that takes joined calls."""
+        self._batch_rows.observe(rows)
+        self._batch_calls.observe(calls)
+
+    def batch_split(self, reason: str) -> None:
+        """Count joined calls that were run one by one: ``raised``, ``rows`` or ``lost``."""
+        self._batch_fallbacks.labels(reason).inc()
+
+    def call_ended(self, *, code: str, cold: bool, total_us: int, queue_us: int = 0) -> None:
         """Count a finished call.
 
         Args:
             code: ``ok`` or a problem slug (closed list).
             cold: whether it waited for a new sandbox.
             total_us: microseconds from admission to recorded outcome.
+            queue_us: microseconds of it that it waited for a sandbox.
         """
+        self._queue_seconds.observe(queue_us / 1e6)
         self._calls_of(code).inc()
         self._call_seconds_of("cold" if cold else "warm").observe(total_us / 1e6)
         if cold:

@@ -58,6 +58,7 @@ def spec_from_version(
         container=manifest.container,
         options=manifest.options,
         isolation=tier,
+        batch=manifest.batch,
     )
 
 

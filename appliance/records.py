@@ -164,6 +164,42 @@ class Container:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+AuditMode = Literal["strict", "overlap"]
+"""Whether a call waits until its intent is durable, or its outcome waits for both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """How calls of a version may be joined (``[batch]``): its model takes rows of several at once.
+
+    ``axis`` is the level of the nested lists that rows are (0 or 1); ``inputs`` and ``outputs``
+    name the members of an object that hold rows, all of them where empty. No call of the model gets
+    more than ``max_rows`` rows or ``max_bytes`` of bodies, but for one caller's own.
+    ``max_queue_delay_us`` is how long a first call waits for others; ``None``: as little as pays.
+    """
+
+    axis: int = 0
+    max_rows: int = 64
+    max_bytes: int = 4 * 1024 * 1024
+    max_queue_delay_us: int | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """The call of the model that answered a caller's call: how many it answered, with which rows.
+
+    ``own_rows`` are the caller's own, 0 where its body has none. But for ``id``, what the runner
+    claims.
+    """
+
+    id: str
+    calls: int
+    rows: int
+    own_rows: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a version declares about itself (``appliance.toml``), defaults filled in.
@@ -194,6 +230,8 @@ class Manifest:
     sample: str = ""
     secrets: tuple[str, ...] = ()
     isolation: Isolation = "standard"
+    batch: Batching | None = None
+    audit: AuditMode = "strict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,8 @@ async def metrics(context: Context) -> Reply:
     if node.sandbox_problem() is None:
         pool = context.services.pool()
         boxes = pool.list()
-        counters.set_gauge("calls_waiting", pool.waiting)
+        waiting = pool.waiting + context.services.invoker.waiting
+        counters.set_gauge("calls_waiting", waiting)
         counters.set_gauge("sandboxes", len(boxes))
         for name, number in (await gpu_totals(context)).items():
             counters.set_gauge(name, number)

@@ -232,6 +232,10 @@ class VersionDoc(Document):
     ]
     secrets: Annotated[list[str], Meta(description="Names of the secrets it gets.")]
     isolation: str
+    batch: Annotated[
+        dict[str, Any] | None, Meta(description="How calls may be joined; null: they are not.")
+    ]
+    audit: str
     created_at: Time
     created_by: str
     retired_at: Time | None
@@ -502,6 +506,8 @@ def version_doc_from_version(
         sample=manifest.sample,
         secrets=list(manifest.secrets),
         isolation=manifest.isolation,
+        batch=msgspec.to_builtins(manifest.batch),
+        audit=manifest.audit,
         created_at=clock.text_from_ns(version.created_ns),
         created_by=version.created_by,
         retired_at=clock.text_from_ns(version.retired_ns) if version.retired_ns else None,

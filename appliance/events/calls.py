@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from appliance.events.base import Event
-from appliance.records import Job, JobEnd
+from appliance.records import Job, JobEnd, Merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,8 @@ class CallOutcome(Event):
 
     ``code`` is ``unknown`` for an intent whose process died before an outcome was written.
     ``match`` is how a shadow's reply compares with the caller's: ``equal``, ``close`` or
-    ``different``.
+    ``different``. ``merged`` is about the call of the model that answered it, in a version whose
+    calls may be joined.
     """
 
     KIND: ClassVar[str] = "call.outcome"
@@ -106,6 +107,7 @@ class CallOutcome(Event):
     route_revision: int = 0
     shadow_of: str = ""
     match: str = ""
+    merged: Merged | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

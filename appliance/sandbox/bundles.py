@@ -36,8 +36,8 @@ import msgspec
 from appliance import signing, tarstream
 from appliance.errors import ArchiveRejected, BuildFailed, BundleRejected, DiskFull
 from appliance.sandbox import dependencies, images
+from appliance.sandbox.frames import clean
 from appliance.sandbox.images import Progress
-from appliance.sandbox.link import clean
 from appliance.sandbox.runtimes import RUNTIMES
 from appliance.sandbox.tree import tree_of, walk
 

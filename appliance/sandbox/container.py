@@ -32,12 +32,15 @@ from appliance.errors import (
 )
 from appliance.sandbox import egress, endings, hardening, kernel, limits, scripts
 from appliance.sandbox.confined import require_confined, require_nodes
+from appliance.sandbox.faults import Faults
+from appliance.sandbox.frames import GuestFault, LinkLost, ReplyOverCap
 from appliance.sandbox.freezer import Brake
 from appliance.sandbox.gpu_watch import GpuWatched
 from appliance.sandbox.hardening import Slot
-from appliance.sandbox.link import GuestFault, Link, LinkLost, ReplyOverCap, Sink
+from appliance.sandbox.link import Link, Sink
 from appliance.sandbox.runtimes.language import Language
 from appliance.sandbox.spec import (
+    Batch,
     Level,
     Reply,
     Request,
@@ -89,6 +92,7 @@ class PodmanSandbox:
         self._created_ns = clock.now_ns()
         self._last_used_ns = self._created_ns
         self._calls = 0
+        self._open_batches = 0
         self._made = False
         self._container_id = ""
         self._making: asyncio.Future[None] | None = None
@@ -135,7 +139,8 @@ class PodmanSandbox:
             if wheels
             else (language.runner, *language.helpers)
         )
-        await asyncio.to_thread(self._prepare_box, tuple(filter(None, names)), language.name)
+        found = tuple(filter(None, names))
+        await asyncio.to_thread(scripts.lay_out, self._box, found, language.name, self._uids)
         await self.link.listen(self._box / "a.sock", uid=self._link_uid)
         making = self._executor.run(self._create_and_init, runtime_folder, language, wheels)
         self._making = asyncio.ensure_future(making)
@@ -306,6 +311,38 @@ class PodmanSandbox:
         self._last_used_ns = clock.now_ns()
         return reply
 
+    @property
+    def can_batch(self) -> bool:
+        """See ``Sandbox.can_batch``."""
+        return self.link.can_batch
+
+    async def batch(self, batch: Batch) -> None:
+        """See ``Sandbox.batch``."""
+        self._state, self._open_batches = "busy", self._open_batches + 1
+        self._calls += len(batch.requests)
+        faults = Faults(self.link, self.spec, batch, self.stderr_tail)
+        try:
+            await self._brake.thaw()
+            await self.link.batch(batch, faults.add)
+            await faults.told()
+            if faults.is_fatal:
+                await asyncio.shield(self.destroy())
+        except TimeoutError as error:
+            await self._killed()
+            limit_ms = batch.requests[0].timeout_ms
+            raise endings.late_call(limit_ms, self.stderr_tail()) from error
+        except LinkLost as lost:
+            await faults.told()
+            await self._raise_lost(lost)
+        except BaseException:
+            await asyncio.shield(self.destroy())
+            raise
+        finally:
+            self._open_batches -= 1
+        self._last_used_ns = clock.now_ns()
+        if not self._open_batches and self._state == "busy":
+            self._state = "ready"
+
     async def build(self, sink: Sink, log: Callable[[str], None]) -> None:
         """Run a BUILD to its end.
 
@@ -332,17 +369,6 @@ class PodmanSandbox:
             self._state = "killed"
             self._destroying = asyncio.create_task(self._destroy(), name=f"destroy-{self.id}")
         await asyncio.shield(self._destroying)
-
-    def _prepare_box(self, names: tuple[str, ...], runtime: str) -> None:
-        self._box.mkdir()
-        self._box.chmod(0o711)  # whatever the umask: its user has to reach the socket
-        (self._box / "record").write_text(
-            f"{self.slot.root_uid} {self.slot.user_uid}\n", encoding="ascii"
-        )
-        for name in names:
-            target = self._box / name
-            target.write_bytes(scripts.content(name, runtime))
-            target.chmod(0o644)
 
     # What another tier does in another way (``gvisor``).
 

@@ -28,8 +28,8 @@ from appliance import clock, config, tarstream
 from appliance.errors import ArchiveRejected, BuildFailed
 from appliance.records import CallLimits, Package, Resources
 from appliance.sandbox.executor import Executor
+from appliance.sandbox.frames import clean
 from appliance.sandbox.images import Runtime
-from appliance.sandbox.link import clean
 from appliance.sandbox.packages import PACKAGERS
 from appliance.sandbox.packages.packager import PLAN
 from appliance.sandbox.runtimes import RUNTIMES

@@ -22,7 +22,7 @@ from appliance.errors import (
 )
 from appliance.sandbox import lacking
 from appliance.sandbox.confined import out_of_memory
-from appliance.sandbox.link import GuestFault
+from appliance.sandbox.frames import GuestFault
 from appliance.sandbox.spec import MIB, SandboxSpec
 
 _OF_THE_MODEL = frozenset({"raised", "import", "entry", "unsupported", "input"})

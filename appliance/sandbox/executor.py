@@ -20,6 +20,7 @@ from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
+    Batch,
     LimitsReport,
     Reply,
     Request,
@@ -32,7 +33,7 @@ ENGINES = {"podman": "appliance.sandbox.podman:PodmanExecutor"}
 
 
 class Sandbox(Protocol):
-    """One container for one version; used by one call at a time; never handed on.
+    """One container for one version; used by one lease at a time; never handed on.
 
     One that was made ahead (``Executor.create_ahead``) has no version until ``bind``.
     """
@@ -77,6 +78,22 @@ class Sandbox(Protocol):
         Raises:
             ModelRaised: the sandbox stays usable.
             InvokeTimeout, OutOfMemory, RunnerCrashed, RunnerProtocol, ReplyTooLarge: it is gone.
+        """
+        ...
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether ``batch`` may be used; known once it was made."""
+        ...
+
+    async def batch(self, batch: Batch) -> None:
+        """Several calls in one frame; returns when each was answered or failed on its own.
+
+        Two batches may be open at once, and no request beside them. The calls that were not
+        answered when this raises had no answer and will have none.
+
+        Raises:
+            InvokeTimeout, OutOfMemory, RunnerCrashed, RunnerProtocol: it is gone.
         """
         ...
 

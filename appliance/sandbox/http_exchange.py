@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import h11
 
-from appliance.sandbox.link import LinkLost, ReplyOverCap
+from appliance.sandbox.frames import LinkLost, ReplyOverCap
 
 _HEAD_BYTES_MAX = 64 * 1024
 _READ_BYTES = 32 * 1024

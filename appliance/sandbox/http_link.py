@@ -21,8 +21,9 @@ import msgspec
 
 from appliance import __version__
 from appliance.errors import PodmanUnavailable
+from appliance.sandbox.frames import GuestFault, Header, LinkLost, clean
 from appliance.sandbox.http_exchange import Answer, Connection
-from appliance.sandbox.link import GuestFault, Header, Link, LinkLost, clean
+from appliance.sandbox.link import Link
 from appliance.sandbox.protocols import Serving
 from appliance.sandbox.spec import Reply, Request
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from appliance.errors import PodmanUnavailable, RunnerCrashed
 from appliance.records import Container
-from appliance.sandbox import hardening
+from appliance.sandbox import hardening, scripts
 from appliance.sandbox.confined import require_confined
 from appliance.sandbox.container import PodmanSandbox
+from appliance.sandbox.frames import LinkLost, clean
 from appliance.sandbox.hardening import Slot
 from appliance.sandbox.http_link import HttpLink
-from appliance.sandbox.link import LinkLost, clean
 from appliance.sandbox.output import Output
 from appliance.sandbox.placing import place_files
 from appliance.sandbox.protocols import Serving
@@ -85,7 +85,7 @@ class ImageSandbox(PodmanSandbox):
         if not self._served.is_http:
             await super().start(runtime_folder, language, wheels)
             return
-        await asyncio.to_thread(self._prepare_box, (), language.name)
+        await asyncio.to_thread(scripts.lay_out, self._box, (), language.name, self._uids)
         await self._executor.run(self._create_and_init, runtime_folder, language, wheels)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
         self._watch()

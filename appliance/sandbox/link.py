@@ -1,15 +1,15 @@
 """The runner link, host side: frames in and out of one sandbox, every one of them untrusted.
 
-Owns: the frame codec, the two connections of a sandbox, what may arrive when, the tail of its logs.
+Owns: the two connections of a sandbox, what may arrive when, the tail of its logs.
 Never: starts or kills anything, knows Podman; believes a length, a name or a claim of the guest.
-Read next: ``PROTOCOL.md`` (the contract), ``podman`` (who turns ``LinkLost`` into a problem).
+Read next: ``PROTOCOL.md`` (the contract), ``frames``, ``batches``, ``container`` (who turns
+``LinkLost`` into a problem).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import socket
@@ -19,83 +19,32 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from appliance.sandbox.batches import Faulted, OpenBatch, OpenBatches, header_of
+from appliance.sandbox.frames import (
+    CONTENT_TYPE,
+    PROTO,
+    Header,
+    LinkLost,
+    ReplyOverCap,
+    clean,
+    fault_from_header,
+    frame,
+    read_header,
+)
+from appliance.sandbox.spec import Batch, Reply, Request
 
-from appliance.sandbox.spec import Reply, Request
-
-PROTO = 1
-HEADER_BYTES_MAX = 16 * 1024
 CHUNK_BYTES_MAX = 1024 * 1024
 LOG_BYTES_MAX = 64 * 1024
 LOG_LINES_MAX = 200
 LOG_BYTES_PER_S = 1024 * 1024
 LOG_FRAMES_PER_S = 64
-DETAIL_MAX = 2000
 NAMES_BYTES_MAX = 64 * 1024
 NAMES_MAX = 4096
 _READ_LIMIT = 256 * 1024
-_PREFIX = struct.Struct(">IQ")
 _PEER = struct.Struct("3i")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(?:\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,11}")
-_CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,255}")
 
 Sink = Callable[[bytes], Awaitable[None]]
-
-
-class LinkLost(Exception):
-    """The connection ended (``protocol`` empty) or broke the protocol (``protocol`` says how)."""
-
-    def __init__(self, protocol: str = "") -> None:
-        super().__init__(protocol or "connection ended")
-        self.protocol = protocol
-
-
-class GuestFault(Exception):
-    """The runner reported a failure (ERR); ``kind`` as in PROTOCOL.md, texts are cleaned."""
-
-    def __init__(self, kind: str, detail: str, missing: str, trace: tuple[str, ...]) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-        self.missing = missing
-        self.trace = trace
-
-
-class ReplyOverCap(Exception):
-    """The runner announced an answer larger than the request allows; it was not read."""
-
-
-class Header(msgspec.Struct):
-    """The members a guest's header may have, typed; others are ignored."""
-
-    type: str
-    id: str = ""
-    proto: int = 0
-    role: str = ""
-    runtime: str = ""
-    version: str = ""
-    content_type: str = ""
-    compute_us: int = 0
-    kind: str = ""
-    detail: str = ""
-    missing: str = ""
-    trace: list[str] = msgspec.field(default_factory=list)
-    stream: str = ""
-    dropped: int = 0
-    code: int = 0
-    last: bool = False
-
-
-_header_from_bytes = msgspec.json.Decoder(Header).decode
-
-
-def clean(text: str, characters_max: int = DETAIL_MAX) -> str:
-    """Text of a guest made safe to show: bounded, no control, escape or surrogate characters."""
-    kept = text[:characters_max]
-    if kept.isprintable():  # C speed for what is harmless, which is nearly everything
-        return kept
-    kept = kept.encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in kept)
 
 
 def modules_from_body(body: bytes) -> tuple[str, ...]:
@@ -103,12 +52,6 @@ def modules_from_body(body: bytes) -> tuple[str, ...]:
     lines = body.decode("ascii", "replace").split("\n")
     names = dict.fromkeys(line for line in lines if _MODULE.fullmatch(line))
     return tuple(names)[:NAMES_MAX]
-
-
-def frame(header: dict[str, Any], body_bytes: int = 0) -> bytes:
-    """The bytes of a frame up to its body."""
-    text = json.dumps(header, separators=(",", ":")).encode()
-    return _PREFIX.pack(len(text), body_bytes) + text
 
 
 class LogTail:
@@ -197,6 +140,7 @@ class Link:
         self.lost = asyncio.Event()
         self.monitor_lost = asyncio.Event()
         self.protocol_error = ""
+        self.can_batch = False
         self.waiting = ""  # what a load waits for, to be told when it took too long
         self._server: asyncio.Server | None = None
         self._uid = -1
@@ -205,6 +149,7 @@ class Link:
         self._accepted = 0
         self._hello = asyncio.Event()
         self._open: _Open | None = None
+        self._batches = OpenBatches()
         self._pong: _Open | None = None
         self._log: Callable[[str], None] | None = None
 
@@ -311,10 +256,31 @@ class Link:
             answer, body = await exchange.done
         finally:
             self._open = None
-        if not _CONTENT_TYPE.fullmatch(answer.content_type):
+        if not CONTENT_TYPE.fullmatch(answer.content_type):
             raise LinkLost("the answer's content type is not printable text")
         compute_us = min(max(answer.compute_us, 0), request.timeout_ms * 1000)
         return Reply(content_type=answer.content_type, body=body, compute_us=compute_us)
+
+    async def batch(self, batch: Batch, faulted: Faulted) -> None:
+        """Send BATCH, wait until each call of it has had its PART or ERR.
+
+        Args:
+            batch: the calls; two batches may be open at once.
+            faulted: told of each call the runner answered with ERR.
+
+        Raises:
+            LinkLost; TimeoutError: the next frame did not come in time.
+        """
+        if self.lost.is_set():
+            raise LinkLost(self.protocol_error)
+        opened = OpenBatch(batch, faulted)
+        self._batches.add(opened)
+        bodies = b"".join([request.body for request in batch.requests])
+        try:
+            await self._send(frame(header_of(batch), len(bodies)), memoryview(bodies))
+            await opened.done
+        finally:
+            self._batches.remove(opened)
 
     async def build(self, header: dict[str, Any], sink: Sink, log: Callable[[str], None]) -> None:
         """Send BUILD, hand each line of LOG to ``log``, every CHUNK to ``sink``; to the last.
@@ -394,6 +360,7 @@ class Link:
         self.lost.set()
         if self._open is not None:
             self._open.fail(LinkLost(self.protocol_error))
+        self._batches.fail(LinkLost(self.protocol_error))
         if self._pong is not None:
             self._pong.fail(LinkLost(self.protocol_error))
 
@@ -425,7 +392,7 @@ class Link:
             writer.transport.abort()
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-        header, body_bytes = await _read_header(reader)
+        header, body_bytes = await read_header(reader)
         if header.type != "HELLO" or body_bytes or header.proto != PROTO:
             raise LinkLost("the first frame is not a HELLO of this protocol")
         if header.role not in ("runner", "monitor") or header.role in self._writers:
@@ -433,15 +400,19 @@ class Link:
         self._writers[header.role] = writer
         if header.role == "runner":
             self.runtime = clean(f"{header.runtime} {header.version}", 100)
+            self.can_batch = header.batch
             self._hello.set()
         return header.role
 
     async def _read_runner(self, reader: asyncio.StreamReader) -> None:
         bucket = _Bucket()
         while True:
-            header, body_bytes = await _read_header(reader)
+            header, body_bytes = await read_header(reader)
             if header.type == "LOG":
                 await self._take_log(reader, header, body_bytes, bucket)
+                continue
+            if self._batches and self._open is None:
+                await self._take_of_batch(reader, header, body_bytes)
                 continue
             exchange = self._open
             if exchange is None or exchange.done.done():
@@ -449,7 +420,7 @@ class Link:
             if header.id != exchange.ident:
                 raise LinkLost("an answer to something that was not asked")
             if header.type == "ERR" and not body_bytes:
-                exchange.fail(_fault_from_header(header))
+                exchange.fail(fault_from_header(header))
             elif header.type == exchange.answer:
                 await self._take_answer(reader, header, body_bytes, exchange)
             else:
@@ -473,10 +444,21 @@ class Link:
         if not exchange.done.done():
             exchange.done.set_result((header, body))
 
+    async def _take_of_batch(
+        self, reader: asyncio.StreamReader, header: Header, body_bytes: int
+    ) -> None:
+        batch = self._batches.oldest
+        batch.require(header, body_bytes)
+        body = await reader.readexactly(body_bytes) if body_bytes else b""
+        if not self._batches or self._batches.oldest is not batch:
+            raise LinkLost("")  # its deadline passed meanwhile
+        batch.take(header, body)
+        self._batches.moved()
+
     async def _read_monitor(self, reader: asyncio.StreamReader) -> None:
         bucket = _Bucket()
         while True:
-            header, body_bytes = await _read_header(reader)
+            header, body_bytes = await read_header(reader)
             if header.type == "LOG":
                 await self._take_log(reader, header, body_bytes, bucket)
             elif header.type == "EXIT" and not body_bytes and self.exit_code is None:
@@ -508,22 +490,3 @@ def _uid_of_peer(writer: asyncio.StreamWriter) -> int:
         socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
     )
     return int(_PEER.unpack(raw)[1])
-
-
-async def _read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:
-    """The next frame's header and the length of its body, which is still unread."""
-    header_bytes, body_bytes = _PREFIX.unpack(await reader.readexactly(_PREFIX.size))
-    if not 2 <= header_bytes <= HEADER_BYTES_MAX:
-        raise LinkLost("a frame header's length is out of bounds")
-    text = await reader.readexactly(header_bytes)
-    try:
-        return _header_from_bytes(text), body_bytes
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise LinkLost("a frame header is not a JSON object of known members") from error
-
-
-def _fault_from_header(header: Header) -> GuestFault:
-    trace = tuple(clean(line, 500) for line in header.trace[-60:])
-    return GuestFault(
-        clean(header.kind, 20), clean(header.detail), clean(header.missing, 200), trace
-    )

@@ -5,8 +5,9 @@ Never: talks to Podman or the runner; sees a tenant's name.
 Read next: ``executor`` (what it drives), ``zygotes`` (what is ready before it is asked for),
 ``keeper`` (reservations, and the regular look at what waits).
 
-A call becomes a waiter, served in order: by an idle sandbox of its version, else by the right to
-make one (if need be by ending an idle sandbox of another version), else when a sandbox is freed.
+A call becomes a waiter, served in turn (``waiting.in_turn``): by an idle sandbox of its version,
+else by the right to make one (if need be by ending an idle sandbox of another version), else when a
+sandbox is freed.
 A waiter whose own version is at its cap does not hold up those behind it. A sandbox that is idle
 for a moment is frozen until it is used again.
 """
@@ -16,15 +17,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from appliance import clock, config
 from appliance.errors import (
     ApplianceError,
     CapacityExhausted,
+    DeadlinePassed,
     Draining,
     GpuLost,
     GuestError,
@@ -36,45 +39,10 @@ from appliance.sandbox.gpu_place import Fill, Hold, Places
 from appliance.sandbox.keeper import Keeper, Load, Pace, free_bytes_min
 from appliance.sandbox.lease import Lease
 from appliance.sandbox.spec import ReservationInfo, SandboxInfo, SandboxSpec
+from appliance.sandbox.waiting import Entry, Grant, Waiter, in_turn
 from appliance.sandbox.zygotes import Zygotes
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Entry:
-    """A sandbox in the pool: idle with a timer, or lent."""
-
-    sandbox: Sandbox
-    spec: SandboxSpec
-    hold: Hold
-    ahead: bool = False
-    lent: bool = True
-    retiring: bool = False
-    timer: asyncio.TimerHandle | None = None
-    freezer: asyncio.TimerHandle | None = None
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Grant:
-    """What a waiter gets: an idle entry, or the right to make one once ``victim`` is gone.
-
-    With the right come the GPUs it will have: ``hold`` is ``None`` with an entry only.
-    """
-
-    entry: _Entry | None = None
-    victim: _Entry | None = None
-    hold: Hold | None = None
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Waiter:
-    """A call that waits for its grant."""
-
-    spec: SandboxSpec
-    grant: asyncio.Future[_Grant] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
 
 
 class Pool:
@@ -109,9 +77,10 @@ class Pool:
             free_bytes_min=free_bytes_min(settings.free_memory_bytes_min, total),
             pace=self._pace,
         )
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._counts: dict[str, int] = {}  # sandboxes of a version, those being made included
-        self._waiters: list[_Waiter] = []
+        self._waiters: list[Waiter] = []
+        self._lent: Counter[str] = Counter()  # sandboxes granted to waiters, by tenant
         self._gpus_awaited = False  # somebody ahead in the queue waits for GPUs
         self._freeing: set[Hold] = set()  # of idle sandboxes that are ended for their GPUs
         self._background: set[asyncio.Task[None]] = set()
@@ -122,7 +91,12 @@ class Pool:
 
     @asynccontextmanager
     async def lease(
-        self, spec: SandboxSpec, load: Load, *, spare: bool = False
+        self,
+        spec: SandboxSpec,
+        load: Load,
+        *,
+        spare: bool = False,
+        deadline: float | None = None,
     ) -> AsyncIterator[Lease]:
         """A loaded sandbox of this version for the length of the block.
 
@@ -131,9 +105,11 @@ class Pool:
             load: makes the tar stream of the model's files; called once per cold start, and again
                 if the load in a sandbox made ahead failed.
             spare: take only what nobody would miss: never wait, nor end another's idle sandbox.
+            deadline: loop time after which nobody wants it any more.
 
         Raises:
             CapacityExhausted: the queue is full, the wait was too long, or nothing is to spare.
+            DeadlinePassed: it was not there in time.
             Draining: the pool is closing.
             ApplianceError: what ``Executor.create`` and ``Sandbox.load`` raise.
         """
@@ -144,20 +120,28 @@ class Pool:
         self._keeper.start()
         try:
             started = clock.monotonic_ns()
-            grant = await self._wait_for_grant(spec)
+            grant = await self._wait_for_grant(spec, deadline)
             granted = clock.monotonic_ns()
             cold = grant.entry is None
-            entry = grant.entry or await self._make(spec, load, grant)
+            try:
+                entry = grant.entry or await self._make(spec, load, grant)
+            except BaseException:
+                self._lent[spec.tenant_id] -= 1
+                raise
             lease = Lease(
                 entry.sandbox,
                 cold=cold,
                 ahead=entry.ahead,
                 queue_us=(granted - started) // 1000,
                 load_us=(clock.monotonic_ns() - granted) // 1000 if cold else 0,
+                is_wanted=lambda: not entry.retiring,
             )
             try:
+                if deadline is not None and asyncio.get_running_loop().time() >= deadline:
+                    raise DeadlinePassed("The call's deadline passed while its model was loaded.")
                 yield lease
             finally:
+                self._lent[spec.tenant_id] -= 1
                 self._release(entry, lease)
         finally:
             self._leases -= 1
@@ -264,13 +248,13 @@ class Pool:
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
 
-    async def _wait_for_grant(self, spec: SandboxSpec) -> _Grant:
+    async def _wait_for_grant(self, spec: SandboxSpec, deadline: float | None) -> Grant:
         if self._closing:
             raise Draining("The appliance is shutting down.")
         if refusal := self._executor.places.refusal(spec.resources):
             raise GpuLost(refusal, hint="appliance gpu list")
         key = spec.version_key
-        waiter = _Waiter(spec=spec)
+        waiter = Waiter(spec=spec)
         self._waiters.append(waiter)
         self._dispatch()
         if waiter.grant.done():
@@ -280,11 +264,14 @@ class Pool:
             raise CapacityExhausted(
                 f"{self._settings.queue_max} calls already wait for this version."
             )
+        due = asyncio.get_running_loop().time() + self._settings.queue_timeout_s
         try:
-            async with asyncio.timeout(self._settings.queue_timeout_s):
+            async with asyncio.timeout_at(due if deadline is None else min(due, deadline)):
                 return await waiter.grant
         except TimeoutError as error:
             self._withdraw(waiter)
+            if deadline is not None and deadline < due:
+                raise DeadlinePassed("The call's deadline passed while it waited.") from error
             raise CapacityExhausted(
                 f"No sandbox became free within {self._settings.queue_timeout_s} s."
             ) from error
@@ -292,7 +279,7 @@ class Pool:
             self._withdraw(waiter)
             raise
 
-    def _withdraw(self, waiter: _Waiter) -> None:
+    def _withdraw(self, waiter: Waiter) -> None:
         """A waiter gives up; a grant that came at the same moment goes to the next."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
@@ -301,6 +288,7 @@ class Pool:
             if waiter.grant.exception() is not None:
                 return
             grant = waiter.grant.result()
+            self._lent[waiter.spec.tenant_id] -= 1
             if grant.entry is not None:
                 self._shelve(grant.entry)
             else:
@@ -308,14 +296,14 @@ class Pool:
                 return
             self._dispatch()
 
-    async def _give_back(self, key: str, grant: _Grant) -> None:
+    async def _give_back(self, key: str, grant: Grant) -> None:
         """Return a right to make a sandbox that was not used."""
         if grant.victim is not None:
             await self._replace(grant.victim)
         self._give_gpus(grant.hold)
         self._forget(key)
 
-    async def _replace(self, victim: _Entry) -> None:
+    async def _replace(self, victim: Entry) -> None:
         """End a sandbox whose place another got already."""
         try:
             await victim.sandbox.destroy()
@@ -328,18 +316,16 @@ class Pool:
             self._executor.places.give(hold)
 
     def _dispatch(self) -> None:
-        """Serve every waiter that can be served now, in order."""
-        still: list[_Waiter] = []
+        """Serve every waiter that can be served now, each in its turn."""
         self._gpus_awaited = False
-        for waiter in self._waiters:
+        for waiter in in_turn(self._waiters, self._lent):
             grant = None if waiter.grant.done() else self._grant(waiter.spec)
             if grant is not None:
+                self._lent[waiter.spec.tenant_id] += 1
                 waiter.grant.set_result(grant)
-            elif not waiter.grant.done():
-                still.append(waiter)
-        self._waiters = still
+        self._waiters = [waiter for waiter in self._waiters if not waiter.grant.done()]
 
-    def _grant(self, spec: SandboxSpec) -> _Grant | None:
+    def _grant(self, spec: SandboxSpec) -> Grant | None:
         key = spec.version_key
         for entry in reversed(list(self._entries.values())):  # the last used first
             if entry.lent or entry.spec.version_key != key:
@@ -348,10 +334,10 @@ class Pool:
                 self._spawn(self._end(self._remove(entry)))
                 continue
             self._lend(entry)
-            return _Grant(entry=entry)
+            return Grant(entry=entry)
         return self._right(spec)
 
-    def _right(self, spec: SandboxSpec) -> _Grant | None:
+    def _right(self, spec: SandboxSpec) -> Grant | None:
         """The right to make a sandbox of a version, if there is a place or can be."""
         key = spec.version_key
         if self._counts.get(key, 0) >= self._per_version_max:
@@ -368,7 +354,7 @@ class Pool:
             self._remove(victim)
             self._drop_count(victim.spec.version_key)
         self._counts[key] = self._counts.get(key, 0) + 1
-        return _Grant(victim=victim, hold=hold)
+        return Grant(victim=victim, hold=hold)
 
     def _can_spare(self, spec: SandboxSpec) -> bool:
         if self._waiters or self._closing:
@@ -400,23 +386,23 @@ class Pool:
                     break
         return None
 
-    def _least_needed(self) -> _Entry | None:
+    def _least_needed(self) -> Entry | None:
         """The idle sandbox that was unused longest, of those no reservation keeps."""
         idle = (e for e in self._entries.values() if not e.lent and not self._is_reserved(e))
         return next(idle, None)
 
-    def _is_reserved(self, entry: _Entry) -> bool:
+    def _is_reserved(self, entry: Entry) -> bool:
         key = entry.spec.version_key
         return not entry.retiring and self.ready(key) <= self._keeper.wanted(key)
 
-    def _lend(self, entry: _Entry) -> None:
-        _cancel_timers(entry)
+    def _lend(self, entry: Entry) -> None:
+        entry.cancel_timers()
         entry.lent = True
         # Entries are kept in order of use: the first idle one is the longest unused.
         self._entries.pop(entry.sandbox.id, None)
         self._entries[entry.sandbox.id] = entry
 
-    async def _make(self, spec: SandboxSpec, load: Load, grant: _Grant) -> _Entry:
+    async def _make(self, spec: SandboxSpec, load: Load, grant: Grant) -> Entry:
         """Make and load a sandbox; the right to do so is returned if it fails."""
         sandbox: Sandbox | None = None
         hold = grant.hold or Hold(tenant_id=spec.tenant_id, units=(), share_bytes=0)
@@ -434,7 +420,7 @@ class Pool:
         except BaseException:
             self._spawn(self._undo(spec.version_key, sandbox, hold))
             raise
-        entry = _Entry(sandbox=sandbox, spec=spec, hold=hold, ahead=ahead)
+        entry = Entry(sandbox=sandbox, spec=spec, hold=hold, ahead=ahead)
         self._entries[sandbox.id] = entry
         return entry
 
@@ -463,7 +449,7 @@ class Pool:
         self._give_gpus(hold)
         self._forget(key)
 
-    def _release(self, entry: _Entry, lease: Lease) -> None:
+    def _release(self, entry: Entry, lease: Lease) -> None:
         """A lease ended: keep the sandbox if it is clean and wanted, else end it."""
         if entry.sandbox.id not in self._entries:
             return  # close() took it already
@@ -475,7 +461,7 @@ class Pool:
         self._shelve(entry)
         self._dispatch()
 
-    def _shelve(self, entry: _Entry) -> None:
+    def _shelve(self, entry: Entry) -> None:
         """Make an entry idle and start its clocks."""
         entry.lent = False
         self._entries.pop(entry.sandbox.id, None)
@@ -484,16 +470,16 @@ class Pool:
         entry.freezer = loop.call_later(self._pace.freeze_s, self._freeze, entry)
         entry.timer = loop.call_later(entry.spec.idle_timeout_s, self._expire, entry)
 
-    def _freeze(self, entry: _Entry) -> None:
+    def _freeze(self, entry: Entry) -> None:
         entry.freezer = None
         if not entry.lent and entry.sandbox.id in self._entries:
             self._spawn(self._frozen(entry))
 
-    async def _frozen(self, entry: _Entry) -> None:
+    async def _frozen(self, entry: Entry) -> None:
         if not entry.lent:  # nothing may come between this and what it awaits first
             await entry.sandbox.freeze()
 
-    def _expire(self, entry: _Entry) -> None:
+    def _expire(self, entry: Entry) -> None:
         entry.timer = None
         if not entry.lent and entry.sandbox.id in self._entries and not self._is_reserved(entry):
             self._spawn(self._end(self._remove(entry)))
@@ -554,13 +540,13 @@ class Pool:
                     entry.spec.idle_timeout_s, self._expire, entry
                 )
 
-    def _remove(self, entry: _Entry) -> _Entry:
+    def _remove(self, entry: Entry) -> Entry:
         """Take an entry out of the pool's sight; it still counts until it is gone."""
-        _cancel_timers(entry)
+        entry.cancel_timers()
         self._entries.pop(entry.sandbox.id, None)
         return entry
 
-    async def _end(self, entry: _Entry) -> None:
+    async def _end(self, entry: Entry) -> None:
         """Destroy a removed entry; then its place is free."""
         try:
             await self._replace(entry)
@@ -591,10 +577,3 @@ class Pool:
         if not task.cancelled() and (error := task.exception()) is not None:
             detail = error.detail if isinstance(error, ApplianceError) else repr(error)
             _LOG.error("ending a sandbox failed: %s", detail)
-
-
-def _cancel_timers(entry: _Entry) -> None:
-    for timer in (entry.timer, entry.freezer):
-        if timer is not None:
-            timer.cancel()
-    entry.timer = entry.freezer = None

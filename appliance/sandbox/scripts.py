@@ -1,6 +1,6 @@
 """What lies next to a sandbox's socket: the runner and its like, ready to be run.
 
-Owns: reading files of ``guest/``, and compiling the Python ones once per process.
+Owns: reading files of ``guest/``, compiling the Python ones once per process, laying them out.
 Never: runs them.
 Read next: ``guest/python_runner.py``.
 """
@@ -11,7 +11,9 @@ import functools
 import importlib.util
 import marshal
 import sys
+from collections.abc import Iterable
 from importlib import resources
+from pathlib import Path
 
 
 @functools.cache
@@ -32,3 +34,14 @@ def content(script: str, runtime: str) -> bytes:
     code = compile(text, f"/run/app/{script}", "exec", dont_inherit=True, optimize=0)
     unchecked = (1).to_bytes(4, "little") + importlib.util.source_hash(text)
     return importlib.util.MAGIC_NUMBER + unchecked + marshal.dumps(code)
+
+
+def lay_out(folder: Path, names: Iterable[str], runtime: str, ids: tuple[int, ...]) -> None:
+    """Make the folder of one sandbox: what it runs, and the record of whose processes it has."""
+    folder.mkdir()
+    folder.chmod(0o711)  # whatever the umask: its user has to reach the socket
+    (folder / "record").write_text(" ".join(map(str, ids)) + "\n", encoding="ascii")
+    for name in names:
+        target = folder / name
+        target.write_bytes(content(name, runtime))
+        target.chmod(0o644)

@@ -1,17 +1,26 @@
 """What a sandbox is asked to be, and what crosses its edge: plain frozen values.
 
-Owns: ``SandboxSpec``, ``Outlets``, ``ZygoteKey``, ``Request``, ``Reply``, ``LimitsReport``,
-``SandboxInfo``.
+Owns: ``SandboxSpec``, ``Outlets``, ``ZygoteKey``, ``Request``, ``Reply``, ``Batch``,
+``LimitsReport``, ``SandboxInfo``.
 Never: does I/O; knows Podman, tenants' names or HTTP.
 Read next: ``executor`` (who makes sandboxes from these), ``PROTOCOL.md``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from appliance.records import CallLimits, Container, Isolation, Resources
+from appliance.errors import ApplianceError
+from appliance.records import (
+    Batching,
+    CallLimits,
+    Container,
+    Isolation,
+    Merged,
+    Resources,
+)
 
 Level = Literal["enforced", "supervised", "none"]
 State = Literal["starting", "zygote", "idle", "loading", "ready", "frozen", "busy", "killed"]
@@ -53,7 +62,8 @@ class SandboxSpec:
     images only. ``gpu_units`` are the ids of the GPUs this very sandbox was given: empty in what a
     version asks for, set by the pool. Without ``outlets`` there is no way out of it at all.
     ``options`` is JSON for the code that serves an entry of the form ``@convention``. ``caution``
-    is what stands in front of the model's own stderr wherever that is shown.
+    is what stands in front of the model's own stderr wherever that is shown. ``batch`` says how its
+    calls may be joined.
     """
 
     version_key: str
@@ -72,6 +82,7 @@ class SandboxSpec:
     options: dict[str, Any] = field(default_factory=dict)
     isolation: Isolation = "standard"
     caution: str = ""
+    batch: Batching | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +137,30 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer; ``compute_us`` is the runner's own claim of the time in model code."""
+    """One answer; ``compute_us`` is the runner's own claim of the time in model code.
+
+    ``merged`` is about the call of the model that gave it, where that may have answered several.
+    """
 
     content_type: str
     body: bytes
     compute_us: int
+    merged: Merged | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Calls that go to a runner in one frame: of one version, one content type, equal limits.
+
+    ``answered`` is told of each as soon as there is an answer or a problem of its own, by its place
+    in ``requests``; ``split`` that joined calls are run one by one after all, and why.
+    """
+
+    id: str
+    requests: Sequence[Request]
+    batching: Batching
+    answered: Callable[[int, Reply | ApplianceError], object]
+    split: Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ One thread writes: it takes everything that waits, writes one frame, syncs once,
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import os
@@ -38,6 +37,7 @@ from appliance.errors import (
 from appliance.events import CallIntent, Event
 from appliance.records import Entry
 from appliance.store import verify
+from appliance.store.appended import Appended
 from appliance.store.keyring import Keyring
 from appliance.store.proofs import Signer, leaf_hash
 from appliance.store.reader import Reader, is_torn
@@ -58,40 +58,6 @@ class Head:
     size: int
     root_hex: str
     time_ns: int
-
-
-class _Tail(msgspec.Struct):
-    """A record without its sequence number, which the writer puts in front."""
-
-    v: int
-    ts: int
-    mono: int
-    boot: str
-    kind: str
-    tenant: str
-    actor: str
-    object: str
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    sealed: str | msgspec.UnsetType = msgspec.UNSET
-
-
-_ENCODER = msgspec.json.Encoder()
-
-
-class _Item:
-    """One ``append``: its records, and who waits for them."""
-
-    __slots__ = ("events", "first_seq", "future", "leaves", "mono_ns", "size", "tails", "time_ns")
-
-    def __init__(self, future: asyncio.Future[None] | None) -> None:
-        self.future = future
-        self.events: list[bytes] = []
-        self.tails: list[bytes] = []
-        self.size = 0
-        self.first_seq = 0
-        self.leaves: list[bytes] = []
-        self.time_ns = clock.now_ns()
-        self.mono_ns = clock.monotonic_ns()
 
 
 class Ledger(Reader):
@@ -120,7 +86,7 @@ class Ledger(Reader):
         self._free_bytes_min = free_bytes_min
         self._is_low = False
         self._pending = 0
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Appended | None] = queue.SimpleQueue()
         self._fd: int | None = None
         self._segment_digest = b""
         self._segment_key: AESGCM | None = None
@@ -303,21 +269,66 @@ class Ledger(Reader):
         tenant_id: str = "",
         actor: str,
         object: str = "",  # noqa: A002
+        after: Appended | None = None,
     ) -> int:
-        """Append one event like ``append``, for the path of a call: only its number is told."""
-        return (await self._appended((event,), tenant_id, actor, object)).first_seq
+        """Append one event like ``append``, for the path of a call: only its number is told.
+
+        Args:
+            event: what happened.
+            tenant_id: whose it is.
+            actor: who did it.
+            object: to what.
+            after: what ``begin`` returned: this one is not recorded without that one, and its
+                ``intent_seq``, being ``LATER``, becomes the number of that one.
+        """
+        return (await self._appended((event,), tenant_id, actor, object, after)).first_seq
+
+    def begin(
+        self,
+        event: Event,
+        *,
+        tenant_id: str = "",
+        actor: str,
+        object: str = "",  # noqa: A002
+    ) -> Appended:
+        """Append one event like ``record`` without waiting for it: that is for ``record(after=)``.
+
+        Raises:
+            What ``append`` raises before it waits.
+        """
+        item = self._queued((event,), tenant_id, actor, object)
+        if item.future is not None:
+            item.future.add_done_callback(_retrieved)
+        return item
 
     async def _appended(
-        self, events: tuple[Event, ...], tenant_id: str, actor: str, obj: str
-    ) -> _Item:
+        self,
+        events: tuple[Event, ...],
+        tenant_id: str,
+        actor: str,
+        obj: str,
+        after: Appended | None = None,
+    ) -> Appended:
+        item = self._queued(events, tenant_id, actor, obj, after)
+        if item.future is not None:
+            await item.future
+        return item
+
+    def _queued(
+        self,
+        events: tuple[Event, ...],
+        tenant_id: str,
+        actor: str,
+        obj: str,
+        after: Appended | None = None,
+    ) -> Appended:
         self._admit(events)
         assert self._loop is not None  # noqa: S101 - start() precedes append()
-        future = self._loop.create_future()
-        item = _Item(future)
-        self._fill(item, events, tenant_id, actor, obj)
+        item = Appended(self._loop.create_future())
+        item.after = after
+        item.fill(events, self._keyring, self.boot, tenant_id, actor, obj)
         self._pending += len(item.tails)
         self._queue.put(item)
-        await future
         return item
 
     def append_later(
@@ -332,9 +343,9 @@ class Ledger(Reader):
         if self.state != "ok" or self._pending > self._queue_max // 2 or self._stop.is_set():
             self.dropped += 1
             return
-        item = _Item(None)
+        item = Appended(None)
         try:
-            self._fill(item, (event,), tenant_id, actor, object)
+            item.fill((event,), self._keyring, self.boot, tenant_id, actor, object)
         except NotFound:
             self.dropped += 1
             return
@@ -355,38 +366,13 @@ class Ledger(Reader):
                 hint="free space, or lower store.free_bytes_min",
             )
 
-    def _fill(
-        self, item: _Item, events: tuple[Event, ...], tenant_id: str, actor: str, obj: str
-    ) -> None:
-        for event in events:
-            encoded = _ENCODER.encode(event)
-            tail = _Tail(
-                v=1,
-                ts=item.time_ns,
-                mono=item.mono_ns,
-                boot=self.boot,
-                kind=event.KIND,
-                tenant=tenant_id,
-                actor=actor,
-                object=obj,
-            )
-            if event.SEALED:
-                box = self._keyring.seal(tenant_id, "audit", event.KIND.encode(), encoded)
-                tail.sealed = base64.b64encode(box).decode("ascii")
-            else:
-                tail.data = msgspec.Raw(encoded)
-            text = _ENCODER.encode(tail)[1:]
-            item.events.append(encoded)
-            item.tails.append(text)
-            item.size += len(text)
-
     # --- the writer thread -------------------------------------------------------------------
 
     def _write_loop(self) -> None:
         is_last = False
         while not is_last:
             item = self._queue.get()
-            batch: list[_Item] = []
+            batch: list[Appended] = []
             count = size = 0
             while True:
                 if item is None:
@@ -403,7 +389,17 @@ class Ledger(Reader):
             if batch:
                 self._commit(batch)
 
-    def _commit(self, batch: list[_Item]) -> None:
+    def _commit(self, batch: list[Appended]) -> None:
+        orphans = [item for item in batch if item.after is not None and item.after.problem]
+        if orphans:  # what they come after was not recorded
+            batch = [item for item in batch if item not in orphans]
+            for item in orphans:
+                assert item.after is not None  # noqa: S101
+                self._settle([item], item.after.problem)
+        if batch:
+            self._write(batch)
+
+    def _write(self, batch: list[Appended]) -> None:
         problem: ApplianceError | None = None
         if self.state != "ok":
             problem = AuditUnavailable("The audit ledger has failed.")
@@ -412,14 +408,19 @@ class Ledger(Reader):
                 self._write_frame(batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
                 problem = self._problem(error)
-        assert self._loop is not None  # noqa: S101
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._resolve, batch, problem)
+        self._settle(batch, problem)
         if problem is None:
             for callback in self._watchers:
                 callback()
 
-    def _resolve(self, batch: list[_Item], problem: ApplianceError | None) -> None:
+    def _settle(self, batch: list[Appended], problem: ApplianceError | None) -> None:
+        for item in batch:
+            item.problem, item.after = problem, None
+        assert self._loop is not None  # noqa: S101
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._resolve, batch, problem)
+
+    def _resolve(self, batch: list[Appended], problem: ApplianceError | None) -> None:
         for item in batch:
             self._pending -= len(item.tails)
             if item.future is None:
@@ -430,7 +431,7 @@ class Ledger(Reader):
                 else:
                     item.future.set_exception(problem)
 
-    def _write_frame(self, batch: list[_Item]) -> None:
+    def _write_frame(self, batch: list[Appended]) -> None:
         at = self.position
         seq, frontier = at.size, list(at.frontier)
         lines: list[bytes] = []
@@ -438,7 +439,7 @@ class Ledger(Reader):
             item.first_seq = seq + 1
             item.leaves = leaves = []
             for tail in item.tails:
-                record = b'{"seq":%d,%b' % (seq + 1, tail)
+                record = b'{"seq":%d,%b' % (seq + 1, item.numbered(tail))
                 leaf = leaf_hash(record)
                 push(frontier, seq, leaf)
                 seq += 1
@@ -571,6 +572,12 @@ class Ledger(Reader):
                 self.write_anchor()
             except (OSError, DiskFull) as error:
                 _LOG.warning("the anchor could not be written: %s", error)
+
+
+def _retrieved(future: asyncio.Future[None]) -> None:
+    """Nobody has to wait for what ``begin`` appended; who comes after it is told."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _SyncError(OSError):

@@ -44,7 +44,8 @@ class VersionStats:
     """Every call of one version so far; times are sums in microseconds.
 
     ``ok_us`` is the part of ``total_us`` that calls without an error took; ``last_ns`` is when the
-    last one ended.
+    last one ended. ``executions`` is how often the model was called for those without an error,
+    where one call of it may have answered several; ``rows`` is how many rows they had, where known.
     """
 
     model_id: str
@@ -56,6 +57,8 @@ class VersionStats:
     queue_us: int
     compute_us: int
     last_ns: int
+    executions: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +236,9 @@ class Queries:
         rows = await self._ask(
             "SELECT model_id, number, count(*), count(*) FILTER (code <> 'ok'), "
             "sum(total_us)::BIGINT, coalesce(sum(total_us) FILTER (code = 'ok'), 0)::BIGINT, "
-            "sum(queue_us)::BIGINT, sum(compute_us)::BIGINT, max(time_ns) FROM call "
+            "sum(queue_us)::BIGINT, sum(compute_us)::BIGINT, max(time_ns), "
+            "coalesce(round(sum(1 / coalesce(merged_calls, 1)) FILTER (code = 'ok')), 0)::BIGINT, "
+            "coalesce(sum(own_rows) FILTER (code = 'ok'), 0)::BIGINT FROM call "
             "WHERE tenant_id = ? GROUP BY model_id, number ORDER BY model_id, number",
             [tenant_id],
         )

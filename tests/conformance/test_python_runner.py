@@ -20,7 +20,8 @@ import pytest
 from boxes import RUN_MODEL, SPEAK, Box, box, pieces, spec_of, tar_of
 
 from appliance.errors import GuestError, LoadFailed, ModelRaised, RunnerCrashed, RunnerProtocol
-from appliance.sandbox.link import GuestFault, Link, LinkLost
+from appliance.sandbox.frames import GuestFault, LinkLost
+from appliance.sandbox.link import Link
 from appliance.sandbox.spec import Reply, Request, SandboxSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

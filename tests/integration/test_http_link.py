@@ -13,8 +13,8 @@ import pytest
 from boxes import pieces
 
 from appliance.errors import PodmanUnavailable
+from appliance.sandbox.frames import GuestFault, LinkLost, ReplyOverCap
 from appliance.sandbox.http_link import HttpLink, cog_body, cog_output
-from appliance.sandbox.link import GuestFault, LinkLost, ReplyOverCap
 from appliance.sandbox.protocols import CONTRACTS, Serving
 from appliance.sandbox.spec import MIB, Reply, Request
 

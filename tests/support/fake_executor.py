@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from appliance.errors import (
     RunnerCrashed,
     RunnerProtocol,
 )
-from appliance.records import Isolation
+from appliance.records import Isolation, Merged
 from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.link import Sink
 from appliance.sandbox.spec import (
+    Batch,
     LimitsReport,
     Reply,
     Request,
@@ -56,6 +58,7 @@ class FakeSandbox:
         self.is_frozen = False
         self.moves = False
         self.is_stuck = False
+        self._one_frame = asyncio.Lock()
 
     @property
     def alive(self) -> bool:
@@ -99,6 +102,7 @@ class FakeSandbox:
         self._state = "busy"
         self.is_frozen = False
         self.requests.append(request.id)
+        self._executor.bodies.append(request.body)
         try:
             async with asyncio.timeout(request.timeout_ms / 1000):
                 work = asyncio.ensure_future(self._answer(request))
@@ -154,6 +158,23 @@ class FakeSandbox:
                 body = b"x" * inputs["bytes"]
                 return Reply(content_type="application/octet-stream", body=body, compute_us=1)
         return Reply(content_type="application/json", body=b"null", compute_us=1)
+
+    @property
+    def can_batch(self) -> bool:
+        return self._executor.can_batch
+
+    async def batch(self, batch: Batch) -> None:
+        async with self._one_frame:
+            self._executor.batches.append(len(batch.requests))
+            for place, request in enumerate(batch.requests):
+                try:
+                    reply = await self.request(request)
+                except ModelRaised as error:
+                    batch.answered(place, error)
+                else:
+                    calls = len(batch.requests)
+                    told = Merged(id=f"{batch.id}.0", calls=calls, rows=calls, own_rows=1)
+                    batch.answered(place, replace(reply, merged=told))
 
     async def freeze(self) -> None:
         if self._state in ("ready", "zygote"):
@@ -217,6 +238,9 @@ class FakeExecutor:
         self.modules: dict[str, tuple[str, ...]] = {}
         self.memory_bytes = 1
         self.bind_fails = False
+        self.can_batch = False
+        self.batches: list[int] = []
+        self.bodies: list[bytes] = []
         self.ahead_fails = False
         self.tried_ahead = 0
         self.made_ahead = 0

@@ -22,9 +22,10 @@ from appliance import api, clock, config
 from appliance.auth.peer import Peer
 from appliance.errors import IsolationUnavailable, ModelRaised, RunnerCrashed
 from appliance.node import Node
-from appliance.records import Artifact, ArtifactFile, Isolation, Manifest, Version
+from appliance.records import Artifact, ArtifactFile, Isolation, Manifest, Merged, Version
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.spec import (
+    Batch,
     LimitsReport,
     Reply,
     Request,
@@ -67,6 +68,19 @@ class EchoSandbox:
             pass
         await asyncio.sleep(self.LOAD_S)
         return 1.0
+
+    can_batch = True
+
+    async def batch(self, batch: Batch) -> None:
+        count = len(batch.requests)
+        for place, request in enumerate(batch.requests):
+            try:
+                reply = await self.request(request)
+            except ModelRaised as error:
+                batch.answered(place, error)
+            else:
+                told = Merged(id=f"{batch.id}.0", calls=count, rows=count, own_rows=1)
+                batch.answered(place, replace(reply, merged=told))
 
     async def request(self, request: Request) -> Reply:
         self._calls += 1

@@ -8,7 +8,7 @@ import pytest
 
 from appliance import config, manifest, provision
 from appliance.errors import ManifestInvalid
-from appliance.records import Artifact, Blob, Version
+from appliance.records import Artifact, Batching, Blob, Version
 
 GOOD = b"""\
 runtime = "python3.11"
@@ -47,6 +47,28 @@ def test_gpus_and_their_memory_are_declared_per_sandbox() -> None:
     assert manifest.parse({"appliance.toml": GOOD}).resources.gpus == 0
 
 
+def test_calls_are_joined_only_where_a_table_says_so() -> None:
+    assert manifest.parse({"appliance.toml": GOOD}).batch is None
+    found = manifest.parse({"appliance.toml": GOOD + b"\n[batch]\n"}).batch
+    assert found == Batching(axis=0, max_rows=64, max_bytes=4 * 1024 * 1024)
+    text = GOOD + b'\n[batch]\naxis = 1\nmax_queue_delay_us = 0\ninputs = ["rows"]\n'
+    found = manifest.parse({"appliance.toml": text}).batch
+    assert found == Batching(axis=1, max_queue_delay_us=0, inputs=("rows",))
+
+
+def test_an_image_does_not_have_its_calls_joined() -> None:
+    text = b'runtime = "triton"\n\n[batch]\nmax_rows = 8\n'
+    with pytest.raises(ManifestInvalid) as caught:
+        manifest.parse({"appliance.toml": text}, ["triton"])
+    assert "appliance.toml:3: batch:" in caught.value.detail
+
+
+def test_the_audit_is_strict_unless_it_may_overlap() -> None:
+    assert manifest.parse({"appliance.toml": GOOD}).audit == "strict"
+    text = b'audit = "overlap"\n' + GOOD
+    assert manifest.parse({"appliance.toml": text}).audit == "overlap"
+
+
 def test_a_missing_manifest_is_answered_with_an_example() -> None:
     with pytest.raises(ManifestInvalid) as caught:
         manifest.parse({})
@@ -68,6 +90,14 @@ BAD = {
         "appliance.toml:6",
         "resources.gpu_memory_mb",
     ),
+    "rows below two": (GOOD + b"\n[batch]\nmax_rows = 1\n", "appliance.toml:15", "batch.max_rows"),
+    "a third axis": (GOOD + b"\n[batch]\naxis = 2\n", "appliance.toml:15", "batch.axis"),
+    "a batch key that is none": (
+        GOOD + b"\n[batch]\nmax_row = 4\n",
+        "appliance.toml:15",
+        "batch.max_row",
+    ),
+    "an audit that is none": (b'audit = "off"\n' + GOOD, "appliance.toml:1", "audit"),
     "unknown section": (GOOD + b"\n[limit]\nx = 1\n", "appliance.toml:14", "limit"),
 }
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.sandbox.link import LOG_BYTES_MAX, Link, LinkLost, LogTail, clean, frame
+from appliance.sandbox.frames import LinkLost, clean, frame
+from appliance.sandbox.link import LOG_BYTES_MAX, Link, LogTail
 
 
 def test_texts_of_a_guest_are_cleaned() -> None:

@@ -10,7 +10,14 @@ import pytest
 from fake_executor import FakeExecutor
 
 from appliance import config
-from appliance.errors import CapacityExhausted, Draining, InvokeTimeout, LoadFailed, ModelRaised
+from appliance.errors import (
+    CapacityExhausted,
+    DeadlinePassed,
+    Draining,
+    InvokeTimeout,
+    LoadFailed,
+    ModelRaised,
+)
 from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import Reply, Request, SandboxSpec
 
@@ -301,3 +308,37 @@ async def test_closing_does_not_wait_for_ever(executor: FakeExecutor) -> None:
     await pool.close(timeout_s=0.05)
     assert not executor.sandboxes
     assert isinstance((await asyncio.gather(stuck, return_exceptions=True))[0], Exception)
+
+
+async def test_a_tenant_with_fewer_sandboxes_comes_first(executor: FakeExecutor) -> None:
+    pool = pool_of(executor, instances_max=2, instances_per_version_max=1)
+    sleep, order = b'{"do": "sleep", "s": 0.01}', []
+
+    async def one(key: str, tenant: str) -> None:
+        await call(pool, spec_of(key, tenant_id=tenant), sleep)
+        order.append(tenant)
+
+    loud = [asyncio.create_task(one(f"v{n}", "loud")) for n in range(12)]
+    await asyncio.sleep(0)
+    quiet = asyncio.create_task(one("q", "quiet"))  # the last to come
+    await asyncio.gather(*loud, quiet)
+    assert "quiet" in order[:4]
+    await pool.close()
+
+
+async def test_a_deadline_ends_the_wait_and_what_was_loaded_meanwhile_is_kept(
+    executor: FakeExecutor,
+) -> None:
+    pool = pool_of(executor, instances_per_version_max=1)
+    executor.load_s = 0.05
+    loop = asyncio.get_running_loop()
+    with pytest.raises(DeadlinePassed):
+        async with pool.lease(spec_of(), no_files, deadline=loop.time() + 0.01):
+            raise AssertionError("it came too late")
+    _, _, cold = await call(pool, spec_of())
+    assert not cold
+    async with pool.lease(spec_of(), no_files):
+        with pytest.raises(DeadlinePassed):
+            async with pool.lease(spec_of(), no_files, deadline=loop.time() + 0.01):
+                raise AssertionError("it came too late")
+    await pool.close()

@@ -100,7 +100,8 @@ async def infer(context: Context) -> Reply:
     """Call a model with tensors: the version its route chooses, or its live one.
 
     One input tensor reaches the model as a nested list, several as an object of nested lists. The
-    header Inference-Header-Content-Length marks binary tensors after the JSON.
+    header Inference-Header-Content-Length marks binary tensors after the JSON. With the parameter
+    `timeout`, microseconds, a call that was not handed to its model by then is given up with 504.
     """
     version, via = native.chosen(context, model_of(context))
     return await _infer(context, version, via)
@@ -171,7 +172,14 @@ async def _infer(context: Context, version: Version, via: Via = DIRECT) -> Reply
     is_object = (version.manifest.input_schema or {}).get("type") == "object"
     asked, native_body = await _off_loop(body, _read, body, length, is_object, limit)
     native.require_fitting(native_body, limit)
-    outcome = await native.call(context, version, content_type=JSON, body=native_body, via=via)
+    outcome = await native.call(
+        context,
+        version,
+        content_type=JSON,
+        body=native_body,
+        via=via,
+        wait_s=asked.timeout_us / 1e6 if asked.timeout_us else None,
+    )
     content, json_length = await _off_loop(
         outcome.reply, _write, outcome.reply, outcome.content_type, asked, version, context
     )

@@ -97,7 +97,7 @@ def _stats_doc(name: str, row: VersionStats) -> dict[str, Any]:
         "version": str(row.number),
         "last_inference": row.last_ns // 1_000_000,
         "inference_count": ok,
-        "execution_count": ok,
+        "execution_count": row.executions,
         "inference_stats": {
             "success": timed(ok, row.ok_us),
             "fail": timed(row.errors, row.total_us - row.ok_us),

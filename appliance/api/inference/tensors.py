@@ -87,13 +87,15 @@ class Tensor:
 class InferRequest:
     """What was asked: ``outputs`` maps the wanted names to whether they are wanted in binary.
 
-    Without wanted names all outputs are sent, in binary if ``is_binary``.
+    Without wanted names all outputs are sent, in binary if ``is_binary``. After ``timeout_us`` the
+    caller does not wait for its turn any more; 0: no such time.
     """
 
     id: str
     inputs: tuple[Tensor, ...]
     outputs: dict[str, bool]
     is_binary: bool
+    timeout_us: int = 0
 
 
 def request_from_bytes(
@@ -139,7 +141,14 @@ def request_from_bytes(
             one.name: bool(one.parameters.get("binary_data", is_binary)) for one in asked.outputs
         },
         is_binary=is_binary,
+        timeout_us=_timeout_us(asked.parameters.get("timeout", 0)),
     )
+
+
+def _timeout_us(value: Parameter) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**50:
+        raise _wrong("parameters.timeout", "not a number of microseconds, 0 for none")
+    return value
 
 
 def model_input(inputs: tuple[Tensor, ...], *, is_object: bool = False) -> bytes:

@@ -18,12 +18,14 @@ from appliance.api.operation import Operation
 from appliance.errors import (
     BodyTimeout,
     CapacityExhausted,
+    DeadlinePassed,
     DiskFull,
     Gone,
     InputInvalid,
     InvokeTimeout,
     LimitsUnenforced,
     LoadTimeout,
+    Malformed,
     ModelRaised,
     OutOfMemory,
     PodmanUnavailable,
@@ -47,6 +49,9 @@ async def invoke(context: Context) -> Reply:
 
     The body goes to the model as it came; the model's answer comes back as it left the model. The
     headers Model-Version and Audit-Seq say which version answered and where it is recorded.
+
+    With `Prefer: wait=10` a call that could not be handed to its model for 10 seconds is given up
+    with 504; the model was not called then.
 
     With `Prefer: respond-async` the answer is 202 and a job (see `/api/v1/jobs`) that does the
     same; with an `Idempotency-Key` the same request again gives the same job.
@@ -187,10 +192,22 @@ def require_fitting(body: bytes, limit_bytes: int) -> None:
 
 
 async def call(
-    context: Context, version: Version, *, content_type: str, body: bytes, via: Via = DIRECT
+    context: Context,
+    version: Version,
+    *,
+    content_type: str,
+    body: bytes,
+    via: Via = DIRECT,
+    wait_s: float | None = None,
 ) -> Outcome:
-    """Run the call; every contract that calls a model ends up here. See ``Invoker.run``."""
+    """Run the call; every contract that calls a model ends up here. See ``Invoker.run``.
+
+    Without ``wait_s`` the caller's patience is what its ``Prefer: wait`` says.
+    """
     require_callable(context, version)
+    preferred = context.request.header("prefer")
+    if wait_s is None and preferred:
+        wait_s = wait_from_header(preferred)
     return await context.services.invoker.run(
         principal_id=context.principal.id,
         request_id=context.request.id,
@@ -199,7 +216,26 @@ async def call(
         body=body,
         on_hangup=context.request.on_hangup,
         via=via,
+        wait_s=wait_s,
     )
+
+
+def wait_from_header(preferred: str) -> float | None:
+    """Seconds of ``wait`` in a Prefer header (RFC 7240 section 4.3); ``None`` where it has none.
+
+    Raises:
+        Malformed: they are no number of seconds.
+    """
+    for part in preferred.split(","):
+        name, _, value = part.split(";")[0].partition("=")
+        if name.strip().lower() == "wait":
+            value = value.strip().strip('"')
+            if not value.isascii() or not value.isdigit() or len(value) > 9:
+                raise Malformed(
+                    "Prefer: wait takes a number of whole seconds.", hint="Prefer: wait=10"
+                )
+            return float(value)
+    return None
 
 
 def headers_of(outcome: Outcome) -> tuple[tuple[str, str], ...]:
@@ -222,6 +258,7 @@ PROBLEMS = (
     InvokeTimeout,
     OutOfMemory,
     CapacityExhausted,
+    DeadlinePassed,
     LimitsUnenforced,
     PodmanUnavailable,
     DiskFull,

@@ -37,7 +37,7 @@ PREFIX = struct.Struct(">IQ")
 DEFAULT_SOCKET = "/run/app/a.sock"
 HELLO = (
     '{"type":"HELLO","proto":%d,"role":"%s","runtime":"python",'
-    '"version":"%d.%d.%d","concurrency":1}'
+    '"version":"%d.%d.%d","concurrency":1,"batch":true}'
 )
 PONG = b'{"type":"PONG","id":"logs"}'
 

@@ -347,8 +347,8 @@ def fault_from_exception(error: BaseException) -> dict[str, Any]:
     return found
 
 
-def report(channel: Channel, ident: str, error: BaseException) -> None:
-    """Send ERR for an exception, whatever state the process is in."""
+def report(channel: Channel, ident: str, error: BaseException, member: int = -1) -> None:
+    """Send ERR for an exception, whatever state the process is in; ``member`` of a batch."""
     members: dict[str, Any]
     try:
         members = fault_from_exception(error)
@@ -359,7 +359,7 @@ def report(channel: Channel, ident: str, error: BaseException) -> None:
     except BaseException:
         kind = "memory" if isinstance(error, MemoryError) else "raised"
         members = {"kind": kind, "detail": type(error).__name__, "missing": "", "trace": []}
-    channel.send({"type": "ERR", "id": ident, **members})
+    channel.send({"type": "ERR", "id": ident, "member": member, **members})
 
 
 def flush_output() -> None:
@@ -412,6 +412,7 @@ class Runner:
         self.channel = channel
         self.predict: Callable[[Any], Any] | None = None
         self.describe: Callable[[], Any] | None = None
+        self.joiner: Any = None
         self.own = set(sys.modules)
         self.ahead: set[str] = set()
 
@@ -430,6 +431,9 @@ class Runner:
                 elif kind == "IMPORT":
                     self.import_ahead(header, body)
                     members, reply = {"type": "READY"}, b""
+                elif kind == "BATCH":
+                    self.batch(header, body)
+                    continue
                 else:
                     content_type, reply = self.call(header, body)
                     members = {"type": "RES", "id": ident, "content_type": content_type}
@@ -490,6 +494,12 @@ class Runner:
             for name in self.ahead:
                 if name.partition(".")[0] in own:
                     sys.modules.pop(name, None)
+
+    def batch(self, header: dict[str, Any], body: bytearray) -> None:
+        """Several calls in one frame."""
+        if self.joiner is None:
+            self.joiner = helper("joining").Joiner(self.channel, self.predict, globals())
+        self.joiner.answer(header, body)
 
     def call(self, header: dict[str, Any], body: bytearray) -> tuple[str, bytes]:
         """One call of the model."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from appliance import config
 from appliance.errors import BuildFailed
 from appliance.records import Package
+from appliance.sandbox.frames import clean
 from appliance.sandbox.images import Runtime
-from appliance.sandbox.link import clean
 from appliance.sandbox.packages.packager import (
     PACKAGES_MAX,
     Log,

@@ -17,8 +17,8 @@ from pathlib import Path
 from appliance import config
 from appliance.errors import BuildFailed, FieldError, ManifestInvalid
 from appliance.records import Package
+from appliance.sandbox.frames import clean
 from appliance.sandbox.images import Runtime
-from appliance.sandbox.link import clean
 
 Log = Callable[[str], None]
 Fetch = Callable[[Path, Runtime, tuple[str, ...], config.Build, Log], tuple[Package, ...]]

@@ -20,8 +20,8 @@ from pathlib import Path
 from appliance import config
 from appliance.errors import BuildFailed, ManifestInvalid
 from appliance.records import Package
+from appliance.sandbox.frames import clean
 from appliance.sandbox.images import Runtime
-from appliance.sandbox.link import clean
 from appliance.sandbox.packages.packager import Log, Packager, digest_of, finds_name, refused
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"

@@ -30,6 +30,7 @@ PYTHON_3_11 = Language(
     command=("/usr/bin/python3.11", "-I", "-S", "-B", "/run/app/python_runner.py"),
     helpers=(
         "python_serve.py",
+        "python_joining.py",
         "python_tables.py",
         "python_sklearn.py",
         "python_onnx.py",
