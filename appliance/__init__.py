@@ -9,6 +9,8 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     wire       HTTP mechanics: parsing, limits, problem+json
     node       the life of the process: uninitialised, sealed, ready, draining
     canary     candidates watched against what they follow, stepped, held, aborted
+    schedules  jobs submitted by the clock
+    webhooks   addresses told of events, signed, until they have them
     shadow     calls repeated to versions whose replies are dropped
     watch      what versions with a baseline are called with: counted, judged, told
     routing    which version answers a call: routes and their revisions
@@ -17,6 +19,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     reservations  sandboxes kept loaded before anybody calls
     provision  a version's files from store to sandbox    doctor  checks of the host
     trial      what a version's first sandbox shows       supply  runtimes and dependency sets
+    timetable  when cron fields are due, in a time zone
     traffic    how a route's arms share calls, purely     effects  statistics of two arms
     lineage    what a version was made from, as a graph
     drift      how far inputs and answers are from a baseline, purely
@@ -31,6 +34,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     tables     strangers' tables, parsed in a child without keys
     events     the closed list of audit events            config, metrics
     signing    signatures of what leaves                  tarstream  tar, read strictly
+    standing   the nouns of schedules, webhooks and deliveries
     records    the nouns                                  clock, errors
 
 Read ``ARCHITECTURE.md`` for the numbered invariants and ``SECURITY-PROMISES.md`` for what is

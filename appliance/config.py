@@ -236,6 +236,35 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Schedules:
+    """Calls that are submitted as jobs again and again."""
+
+    schedules_max: Annotated[int, _doc("Schedules of one tenant.", ge=0)] = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhooks:
+    """Where tenants may have themselves told of events, and how."""
+
+    destinations: Annotated[
+        tuple[str, ...],
+        _doc("Hosts webhooks may go to: names, '*.name', addresses, networks, '*'; empty: none."),
+    ] = ("*",)
+    allow: Annotated[
+        tuple[str, ...],
+        _doc("Origins allowed although in the clear or at a special address: http://127.0.0.1:80."),
+    ] = ()
+    ca_file: Annotated[str, _doc("PEM file of CAs trusted besides the system's; empty: none.")] = ""
+    timeout_s: Annotated[
+        int, _doc("Longest time for one attempt, its look-up included.", ge=1, le=120)
+    ] = 15
+    running_max: Annotated[int, _doc("Attempts of one tenant at once.", ge=1, le=64)] = 8
+    disable_after_s: Annotated[
+        int, _doc("Time without any success after which a webhook is disabled.", ge=60)
+    ] = 432_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """How a model's dependencies are fetched."""
 
@@ -276,6 +305,8 @@ class Settings:
     build: Build = field(default_factory=Build)
     jobs: Jobs = field(default_factory=Jobs)
     drift: Drift = field(default_factory=Drift)
+    schedules: Schedules = field(default_factory=Schedules)
+    webhooks: Webhooks = field(default_factory=Webhooks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,7 +106,9 @@ class EgressDenied(CallerError):
     """A model asked for a destination that no egress rule of its tenant allows.
 
     Or for a name that leads to an address which only a rule naming it literally would open. IT
-    adds rules; each refusal is in the audit log.
+    adds rules; each refusal is in the audit log. Webhooks go to https addresses that are no
+    loopback, link-local, metadata, multicast or wrapped ones nor the appliance's own machine's,
+    and to what IT allows in `webhooks.allow`.
     """
 
     slug, status, title = "egress-denied", 403, "Destination not allowed"

@@ -104,6 +104,10 @@ class Jobs:
         body: bytes,
         idempotency_key: str = "",
         route_revision: int = 0,
+        webhook: str = "",
+        webhook_events: tuple[str, ...] = (),
+        scheduled_by: str = "",
+        also: Callable[[Job], list[Event]] = lambda _job: [],
     ) -> tuple[Job, bool]:
         """A job that will call a version, and whether it is a new one.
 
@@ -116,6 +120,10 @@ class Jobs:
             idempotency_key: the caller's; with it the same request gives the same job, and a
                 restart may run the job twice.
             route_revision: of the route that chose the version, 0 for none.
+            webhook: where the caller wants to be told of it, checked already.
+            webhook_events: of what, of ``announce.JOB_TYPES``.
+            scheduled_by: the schedule that submits it, if one does.
+            also: what is recorded in one unit with a new job; may refuse it.
 
         Raises:
             IdempotencyKeyReused: the key came with another request.
@@ -146,25 +154,35 @@ class Jobs:
             request_digest=digest,
             route_revision=route_revision,
             idempotency_key=idempotency_key,
+            webhook=webhook,
+            webhook_events=webhook_events,
+            scheduled_by=scheduled_by,
             created_ns=clock.now_ns(),
             created_by=principal_id,
         )
 
+        return await self._take_on(job, also)
+
+    async def _take_on(self, job: Job, also: Callable[[Job], list[Event]]) -> tuple[Job, bool]:
+        """Record a job whose input is written; of equal ones with one key the first is the job."""
+        known: Job | None = None
+
         def make() -> list[Event]:
             nonlocal known
-            known = self._repeated(tenant_id, principal_id, idempotency_key, digest)
+            asked = job.created_by, job.idempotency_key, job.request_digest
+            known = self._repeated(job.tenant_id, *asked)
             if known is not None:
                 return []
-            self._require_room(tenant_id)
-            return [JobQueued(job=job)]
+            self._require_room(job.tenant_id)
+            return [JobQueued(job=job), *also(job)]
 
         try:
-            await self._change(job, make, principal_id)
+            await self._change(job, make, job.created_by)
         except ApplianceError:
-            await self._store.blobs.discard(tenant_id, {blob.id})
+            await self._store.blobs.discard(job.tenant_id, {job.input.id})
             raise
         if known is not None:
-            await self._store.blobs.discard(tenant_id, {blob.id})
+            await self._store.blobs.discard(job.tenant_id, {job.input.id})
             return known, False
         self._enqueue(job)
         return job, True

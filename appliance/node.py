@@ -52,10 +52,12 @@ from appliance.routing import Routing
 from appliance.sandbox import dependencies, images
 from appliance.sandbox.executor import Executor, open_executor
 from appliance.sandbox.pool import Pool
+from appliance.schedules import Schedules
 from appliance.shadow import Shadows
 from appliance.store import RootKey, Store, seal
 from appliance.supply import Supply
 from appliance.watch import Watch
+from appliance.webhooks import Webhooks
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 30.0
@@ -89,6 +91,8 @@ class Services:
     executor: Callable[[], Executor]
     egress: EgressGuard
     supply: Supply
+    webhooks: Webhooks
+    schedules: Schedules
 
 
 def _room_bytes(settings: config.Settings) -> int:
@@ -338,39 +342,7 @@ class Node:
                 slots = tuple(slot.name for slot in seal.slots(self.data_dir))
                 await store.ledger.append(Initialised(slots=slots), actor=_ACTOR)
             await store.ledger.append(Unsealed(slot=root.slot, version=__version__), actor=_ACTOR)
-            invoker = Invoker(store, self._require_pool, self.settings.sandbox, self.metrics)
-            lifecycle = Lifecycle(store, self._require_pool, self._require_executor, self.settings)
-            self._guard = EgressGuard(
-                store, self.settings.egress, self.metrics, pool=self._require_pool
-            )
-            jobs = Jobs(
-                store,
-                invoker,
-                self._require_pool,
-                self.settings.jobs,
-                free_bytes_min=self.settings.store.free_bytes_min,
-            )
-            reservations = Reservations(store, self._require_pool, self.settings.sandbox)
-            routing = Routing(store)
-            canaries = Canaries(store, routing)
-            invoker.watches.append(canaries.observe)
-            shadows = Shadows(store, invoker, self.metrics)
-            watch = Watch(store, self.settings, self.metrics)
-            services = Services(
-                store=store,
-                invoker=invoker,
-                jobs=jobs,
-                lifecycle=lifecycle,
-                pool=self._require_pool,
-                executor=self._require_executor,
-                egress=self._guard,
-                reservations=reservations,
-                routing=routing,
-                canaries=canaries,
-                shadows=shadows,
-                watch=watch,
-                supply=Supply(store, self.data_dir),
-            )
+            services = self._make_services(store)
             await self._start_executor(store)
         except BaseException:
             if self._guard is not None:
@@ -379,14 +351,49 @@ class Node:
             root.close()
             raise
         self._services, self._root = services, root
-        self._spawn(self._settle(invoker))
-        self._spawn(jobs.run())
-        self._spawn(reservations.follow())
-        self._spawn(canaries.follow())
-        self._spawn(shadows.follow())
-        self._spawn(watch.follow())
+        self._spawn(self._settle(services.invoker))
+        self._spawn(services.jobs.run())
+        self._spawn(services.reservations.follow())
+        self._spawn(services.canaries.follow())
+        self._spawn(services.shadows.follow())
+        self._spawn(services.watch.follow())
+        self._spawn(services.webhooks.run())
+        self._spawn(services.schedules.follow())
         if self._sandbox_problem:
             self._spawn(self._retry_executor(store))
+
+    def _make_services(self, store: Store) -> Services:
+        """What an open store is used by; nothing of it runs yet."""
+        settings = self.settings
+        invoker = Invoker(store, self._require_pool, settings.sandbox, self.metrics)
+        self._guard = EgressGuard(store, settings.egress, self.metrics, pool=self._require_pool)
+        jobs = Jobs(
+            store,
+            invoker,
+            self._require_pool,
+            settings.jobs,
+            free_bytes_min=settings.store.free_bytes_min,
+        )
+        routing = Routing(store)
+        canaries = Canaries(store, routing)
+        invoker.watches.append(canaries.observe)
+        return Services(
+            store=store,
+            invoker=invoker,
+            jobs=jobs,
+            lifecycle=Lifecycle(store, self._require_pool, self._require_executor, settings),
+            pool=self._require_pool,
+            executor=self._require_executor,
+            egress=self._guard,
+            reservations=Reservations(store, self._require_pool, settings.sandbox),
+            routing=routing,
+            canaries=canaries,
+            shadows=Shadows(store, invoker, self.metrics),
+            watch=Watch(store, settings, self.metrics),
+            supply=Supply(store, self.data_dir),
+            webhooks=Webhooks(store, settings.webhooks, hosts_file=settings.egress.hosts_file),
+            schedules=Schedules(store, jobs, routing, settings.schedules),
+        )
 
     async def _settle(self, invoker: Invoker) -> None:
         """Conclude the calls a dead predecessor left open."""
@@ -476,6 +483,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await services.watch.close()
+        await services.webhooks.close()
         await services.supply.close()
         pool, self._pool = self._pool, None
         executor, self._executor = self._executor, None

@@ -493,7 +493,9 @@ class Job:
 
     ``starting`` waits for its turn, ``processing`` was handed to the model. ``idempotency_key`` is
     the caller's, ``""`` for none, ``request_digest`` keyed (HMAC) over all that was asked.
-    ``route_revision`` is of the route that chose the version, 0 for none.
+    ``route_revision`` is of the route that chose the version, 0 for none. ``webhook`` is where its
+    caller wants to be told of it, ``webhook_events`` of what. ``scheduled_by`` is the schedule that
+    submitted it, ``""`` for none.
     """
 
     id: str
@@ -505,6 +507,9 @@ class Job:
     request_digest: str
     route_revision: int = 0
     idempotency_key: str = ""
+    webhook: str = ""
+    webhook_events: tuple[str, ...] = ()
+    scheduled_by: str = ""
     created_ns: int
     created_by: str
     status: JobStatus = "starting"

@@ -42,6 +42,7 @@ def job() -> None:
         "appliance job submit demo/x --data '[[1, 2, 3]]'",
         "appliance job submit demo/x:3 --data rows.json --wait",
         "appliance job submit demo/x --data rows.json --idempotency-key night-2026-01-31",
+        "appliance job submit demo/x --data rows.json --webhook https://etl.example.com/in",
     ),
 )
 @click.argument("name", metavar="TENANT/NAME[:VERSION|@ALIAS]")
@@ -52,6 +53,14 @@ def job() -> None:
     default="",
     help="The same key and request give the same job; may run twice if a restart cuts it off.",
 )
+@click.option("--webhook", default="", metavar="URL", help="Tell this https address of the job.")
+@click.option(
+    "--webhook-event",
+    "webhook_events",
+    multiple=True,
+    type=click.Choice(["start", "output", "logs", "completed"]),
+    help="Of this; start and completed if none is given.",
+)
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for its end and show it.")
 @pass_context
 def submit(
@@ -60,13 +69,22 @@ def submit(
     data: str,
     content_type: str,
     idempotency_key: str,
+    webhook: str,
+    webhook_events: tuple[str, ...],
     is_waiting: bool,
 ) -> None:
-    """Call a model without waiting for the answer."""
+    """Call a model without waiting for the answer.
+
+    A webhook is signed with the tenant's secret for jobs ('webhook create TENANT --for-jobs').
+    """
     target = reference(name)
     headers = {"Content-Type": content_type, "Prefer": "respond-async"}
     if idempotency_key:
         headers["Idempotency-Key"] = idempotency_key
+    if webhook:
+        headers["Webhook"] = webhook
+    if webhook_events:
+        headers["Webhook-Events-Filter"] = ",".join(webhook_events)
     with context.client(timeout_s=900) as client:
         document = client.request(
             "POST", f"{target.target}/invoke", content=body_of(data), headers=headers

@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "key": ("key", "key", "API keys: list, create, revoke."),
     "model": ("model", "model", "Models: push, list, show, call, reserve, remove."),
     "job": ("job", "job", "Calls that outlive their request: submit, list, wait, cancel."),
+    "schedule": ("schedule", "schedule", "Jobs submitted by the clock: create, list, pause, run."),
+    "webhook": ("webhook", "webhook", "Addresses told of events: create, list, test, rotate."),
     "secret": ("secret", "secret", "Secrets of models: set, list, remove."),
     "egress": ("egress", "egress", "Where models may connect to: list, allow, deny, explain."),
     "alias": ("alias", "alias", "Aliases: list, set, remove."),

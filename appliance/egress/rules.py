@@ -187,6 +187,19 @@ def outlets_for(rules: Sequence[EgressRule], model: str) -> Outlets | None:
     return Outlets(model=model, proxy=any(rule.protocol != "tcp" for rule in mine), names=names)
 
 
+def is_host_of(pattern: str, host: str) -> bool:
+    """Whether a pattern of ``pattern_from_text`` is of a host of ``host_from_text``."""
+    if pattern in ("*", host):
+        return True
+    if pattern.startswith("*."):
+        return host.endswith(pattern[1:])
+    address = literal(host)
+    if address is None or ("/" not in pattern and literal(pattern) is None):
+        return False
+    network = ipaddress.ip_network(pattern)
+    return address.version == network.version and address in network
+
+
 def _names(rule: EgressRule) -> tuple[int, ...]:
     """The ports of a rule that gives a name inside the sandbox; none otherwise."""
     if rule.protocol not in ("any", "tcp") or not rule.ports or rule.host == "*":
@@ -199,21 +212,10 @@ def _names(rule: EgressRule) -> tuple[int, ...]:
 
 
 def _is_match(rule: EgressRule, host: str, address: str) -> bool:
-    pattern = rule.host
-    if pattern in ("*", host):
+    if is_host_of(rule.host, host):
         return True
-    if pattern.startswith("*."):
-        return host.endswith(pattern[1:])
-    is_network = "/" in pattern
-    if not is_network and literal(pattern) is None:
-        return False
-    seen = literal(host)
-    if seen is None and address and rule.action == "deny":
-        seen = literal(address)
-    if seen is None:
-        return False
-    network = ipaddress.ip_network(pattern)
-    return seen.version == network.version and seen in network
+    is_named = literal(host) is None
+    return is_named and rule.action == "deny" and bool(address) and is_host_of(rule.host, address)
 
 
 def _wrong(pointer: str, detail: str) -> InputInvalid:

@@ -77,6 +77,24 @@ from appliance.events.registry import (
     VersionRegistered,
     VersionRetired,
 )
+from appliance.events.schedules import (
+    ScheduleCreated,
+    SchedulePaused,
+    ScheduleRan,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleStopped,
+)
+from appliance.events.webhooks import (
+    DeliveryAttempted,
+    DeliveryOpened,
+    DeliveryQueued,
+    WebhookCreated,
+    WebhookDisabled,
+    WebhookEnabled,
+    WebhookRemoved,
+    WebhookRotated,
+)
 
 __all__ = [
     "AliasRemoved",
@@ -88,6 +106,9 @@ __all__ = [
     "BlobRemoved",
     "CallIntent",
     "CallOutcome",
+    "DeliveryAttempted",
+    "DeliveryOpened",
+    "DeliveryQueued",
     "DependenciesRemoved",
     "DriftBreached",
     "DriftRecovered",
@@ -122,6 +143,12 @@ __all__ = [
     "RuntimeRequested",
     "RuntimeVerified",
     "SandboxStopped",
+    "ScheduleCreated",
+    "SchedulePaused",
+    "ScheduleRan",
+    "ScheduleRemoved",
+    "ScheduleResumed",
+    "ScheduleStopped",
     "SealedAgain",
     "SecretRemoved",
     "SecretSet",
@@ -132,6 +159,11 @@ __all__ = [
     "Unsealed",
     "VersionRegistered",
     "VersionRetired",
+    "WebhookCreated",
+    "WebhookDisabled",
+    "WebhookEnabled",
+    "WebhookRemoved",
+    "WebhookRotated",
     "event_classes",
     "shown",
 ]

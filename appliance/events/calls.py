@@ -20,6 +20,7 @@ class JobQueued(Event):
 
     KIND: ClassVar[str] = "job.queued"
     SEALED: ClassVar[bool] = True
+    HIDDEN: ClassVar[tuple[tuple[str, ...], ...]] = (("job", "webhook"),)
     job: Job
 
 

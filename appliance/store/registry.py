@@ -61,6 +61,7 @@ from appliance.store.lineage import require_parents
 from appliance.store.routes import RouteCommands, require_unrouted
 from appliance.store.secrets import SecretCommands
 from appliance.store.snapshot import Snapshot
+from appliance.store.webhook_commands import WebhookCommands
 from appliance.store.writer import Writer, new_model
 
 __all__ = ["Registry", "Snapshot"]
@@ -74,6 +75,7 @@ class Registry:
         self.secrets = SecretCommands(writer, keyring)
         self.routes = RouteCommands(writer, self._next_alias)
         self.drift = DriftCommands(writer)
+        self.webhooks = WebhookCommands(writer, keyring)
         self._writer = writer
         self._keyring = keyring
 

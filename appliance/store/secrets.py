@@ -145,14 +145,19 @@ def value(keyring: Keyring, secret: Secret) -> bytes:
         NotFound: its key was destroyed: it was replaced or removed, or its tenant was.
         StoreCorrupt: its box is damaged.
     """
-    key = keyring.object_key(secret.tenant_id, secret.id)
+    place = f"{secret.model_id}\0{secret.name}"
+    return opened(keyring, secret.tenant_id, secret.id, place, secret.box)
+
+
+def opened(keyring: Keyring, tenant_id: str, secret_id: str, place: str, box: str) -> bytes:
+    """What ``seal`` put into a box; raises like ``value``."""
+    key = keyring.object_key(tenant_id, secret_id)
     if key is None:
         raise NotFound("There is no such secret.")
-    place = f"{secret.model_id}\0{secret.name}".encode()
     try:
-        return box_open(key, _LABEL, place, base64.b64decode(secret.box, validate=True))
+        return box_open(key, _LABEL, place.encode(), base64.b64decode(box, validate=True))
     except ValueError as error:
-        raise StoreCorrupt("A secret of a model is damaged.", secret_id=secret.id) from error
+        raise StoreCorrupt("A secret is damaged.", secret_id=secret_id) from error
 
 
 def sweep(keyring: Keyring, snapshot: Snapshot) -> None:

@@ -23,6 +23,7 @@ from appliance.records import (
     Tenant,
     Version,
 )
+from appliance.standing import Delivery, Schedule, Webhook
 from appliance.store.jobs import blobs_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Snapshot:
 
     __slots__ = (
         "_aliases",
+        "_deliveries",
         "_drift",
         "_egress",
         "_jobs",
@@ -45,9 +47,11 @@ class Snapshot:
         "_names",
         "_reservations",
         "_routes",
+        "_schedules",
         "_secrets",
         "_tenants",
         "_versions",
+        "_webhooks",
         "seq",
     )
 
@@ -66,6 +70,9 @@ class Snapshot:
         self._secrets = tables.secrets
         self._jobs = tables.jobs
         self._drift = tables.drift
+        self._schedules = tables.schedules
+        self._webhooks = tables.webhooks
+        self._deliveries = tables.deliveries
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -167,9 +174,10 @@ class Snapshot:
         return self._secrets.get(model_id, {}).get(name)
 
     def secret_ids(self, tenant_id: str) -> set[str]:
-        """The ids of every secret of a tenant."""
+        """The ids of every secret of a tenant, of its models and of its webhooks."""
         found = (s for by_name in self._secrets.values() for s in by_name.values())
-        return {s.id for s in found if s.tenant_id == tenant_id}
+        signing = {s.id for hook in self.webhooks(tenant_id) for s in hook.secrets}
+        return {s.id for s in found if s.tenant_id == tenant_id} | signing
 
     def jobs(self, tenant_id: str) -> tuple[Job, ...]:
         """A tenant's jobs, oldest first."""
@@ -196,10 +204,36 @@ class Snapshot:
         """A version's open breaches, oldest first."""
         return self._drift.breaches.get((model_id, number), ())
 
+    def schedules(self, tenant_id: str) -> tuple[Schedule, ...]:
+        """A tenant's schedules, oldest first."""
+        return tuple(self._schedules.get(tenant_id, {}).values())
+
+    def schedule(self, tenant_id: str, schedule_id: str) -> Schedule | None:
+        """One schedule."""
+        return self._schedules.get(tenant_id, {}).get(schedule_id)
+
+    def webhooks(self, tenant_id: str) -> tuple[Webhook, ...]:
+        """A tenant's webhooks, oldest first."""
+        return tuple(self._webhooks.get(tenant_id, {}).values())
+
+    def webhook(self, tenant_id: str, webhook_id: str) -> Webhook | None:
+        """One webhook."""
+        return self._webhooks.get(tenant_id, {}).get(webhook_id)
+
+    def deliveries(self, tenant_id: str) -> tuple[Delivery, ...]:
+        """What a tenant's webhooks are or were told, as far as it is kept; oldest first."""
+        return tuple(self._deliveries.get(tenant_id, {}).values())
+
+    def delivery(self, tenant_id: str, delivery_id: str) -> Delivery | None:
+        """One delivery."""
+        return self._deliveries.get(tenant_id, {}).get(delivery_id)
+
     def blob_ids(self) -> set[str]:
-        """Blobs that some version (retired ones included), job or baseline refers to."""
+        """Blobs that a version (retired ones included), job, baseline or schedule refers to."""
         found = {v.artifact.blob.id for vs in self._versions.values() for v in vs}
         for job in (job for by_id in self._jobs.values() for job in by_id.values()):
             found.update(blob.id for blob in blobs_of(job))
         found.update(one.blob.id for one in self._drift.baselines.values() if one.blob)
+        for by_id in self._schedules.values():
+            found.update(schedule.body.id for schedule in by_id.values())
         return found

@@ -53,12 +53,15 @@ from appliance.records import (
     Tenant,
     Version,
 )
+from appliance.standing import Delivery, Schedule, Webhook
 from appliance.store.drift import DRIFT_EVENTS, DriftTables, apply_drift
 from appliance.store.jobs import JOB_EVENTS, apply_job
 from appliance.store.keyring import Keyring
+from appliance.store.schedules import SCHEDULE_EVENTS, apply_schedule
 from appliance.store.seal import RootKey, box_open, box_seal, replace_file
 from appliance.store.snapshot import Snapshot
 from appliance.store.verify import State, root_of
+from appliance.store.webhooks import WEBHOOK_EVENTS, apply_webhook
 
 _LOG = logging.getLogger(__name__)
 _MAGIC = b"MASNAP01"
@@ -92,6 +95,8 @@ REGISTRY_EVENTS: dict[str, type[Event]] = (
     }
     | JOB_EVENTS
     | DRIFT_EVENTS
+    | SCHEDULE_EVENTS
+    | WEBHOOK_EVENTS
 )
 
 
@@ -100,6 +105,7 @@ class Tables:
 
     __slots__ = (
         "aliases",
+        "deliveries",
         "drift",
         "egress",
         "jobs",
@@ -108,10 +114,12 @@ class Tables:
         "names",
         "reservations",
         "routes",
+        "schedules",
         "secrets",
         "seq",
         "tenants",
         "versions",
+        "webhooks",
     )
 
     def __init__(self) -> None:
@@ -129,6 +137,9 @@ class Tables:
         self.secrets: dict[str, dict[str, Secret]] = {}
         self.jobs: dict[str, dict[str, Job]] = {}
         self.drift = DriftTables()
+        self.schedules: dict[str, dict[str, Schedule]] = {}
+        self.webhooks: dict[str, dict[str, Webhook]] = {}
+        self.deliveries: dict[str, dict[str, Delivery]] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -147,6 +158,9 @@ class Tables:
         tables.secrets = dict(snapshot._secrets)
         tables.jobs = dict(snapshot._jobs)
         tables.drift = snapshot._drift
+        tables.schedules = dict(snapshot._schedules)
+        tables.webhooks = dict(snapshot._webhooks)
+        tables.deliveries = dict(snapshot._deliveries)
         return tables
 
     def freeze(self) -> Snapshot:
@@ -182,6 +196,12 @@ class Tables:
             self.jobs[tenant_id] = apply_job(self.jobs.get(tenant_id, {}), event, time_ns)
         elif event.KIND in DRIFT_EVENTS:
             self.drift = apply_drift(self.drift, event)
+        elif event.KIND in SCHEDULE_EVENTS:
+            self.schedules[tenant_id] = apply_schedule(self.schedules.get(tenant_id, {}), event)
+        elif event.KIND in WEBHOOK_EVENTS:
+            known = self.webhooks.get(tenant_id, {}), self.deliveries.get(tenant_id, {})
+            found = apply_webhook(*known, event, time_ns)
+            self.webhooks[tenant_id], self.deliveries[tenant_id] = found
         else:
             self._apply(event, time_ns)
 
@@ -262,7 +282,8 @@ class Tables:
         if tenant is not None:
             del self.names["", tenant.name]
         self.egress.pop(tenant_id, None)
-        self.jobs.pop(tenant_id, None)
+        for of_tenant in (self.jobs, self.schedules, self.webhooks, self.deliveries):
+            of_tenant.pop(tenant_id, None)
         self.keys = {k: v for k, v in self.keys.items() if v.tenant_id != tenant_id}
         for model in [m for m in self.models.values() if m.tenant_id == tenant_id]:
             del self.models[model.id]
@@ -300,6 +321,9 @@ class _Section(msgspec.Struct):
     jobs: list[Job] = []
     baselines: list[Baseline] = []
     breaches: list[_Open] = []
+    schedules: list[Schedule] = []
+    webhooks: list[Webhook] = []
+    deliveries: list[Delivery] = []
 
 
 class _File(msgspec.Struct):
@@ -337,6 +361,9 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
                 for place, some in snapshot._drift.breaches.items()
                 if snapshot._models[place[0]].tenant_id == tenant.id
             ],
+            schedules=list(snapshot.schedules(tenant.id)),
+            webhooks=list(snapshot.webhooks(tenant.id)),
+            deliveries=list(snapshot.deliveries(tenant.id)),
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -411,6 +438,10 @@ def _add(tables: Tables, section: _Section) -> None:
         tables.routes[route.model_id] = (*tables.routes.get(route.model_id, ()), route)
     for secret in section.secrets:
         tables.secrets.setdefault(secret.model_id, {})[secret.name] = secret
+    _add_work(tables, section)
+
+
+def _add_work(tables: Tables, section: _Section) -> None:
     for job in section.jobs:
         tables.jobs.setdefault(job.tenant_id, {})[job.id] = job
     known = tables.drift
@@ -418,6 +449,12 @@ def _add(tables: Tables, section: _Section) -> None:
         {**known.baselines, **{(b.model_id, b.number): b for b in section.baselines}},
         {**known.breaches, **{(o.model_id, o.number): o.breaches for o in section.breaches}},
     )
+    for schedule in section.schedules:
+        tables.schedules.setdefault(schedule.tenant_id, {})[schedule.id] = schedule
+    for hook in section.webhooks:
+        tables.webhooks.setdefault(hook.tenant_id, {})[hook.id] = hook
+    for delivery in section.deliveries:
+        tables.deliveries.setdefault(delivery.tenant_id, {})[delivery.id] = delivery
 
 
 def registry_view(snapshot: Snapshot) -> dict[str, Any]:
@@ -448,4 +485,14 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
         "breaches": [
             msgspec.to_builtins(some) for _at, some in sorted(snapshot._drift.breaches.items())
         ],
+        "schedules": {
+            t.id: msgspec.to_builtins(schedules)
+            for t in snapshot.tenants()
+            if (schedules := snapshot.schedules(t.id))
+        },
+        "webhooks": {
+            t.id: msgspec.to_builtins((hooks, snapshot.deliveries(t.id)))
+            for t in snapshot.tenants()
+            if (hooks := snapshot.webhooks(t.id))
+        },
     }

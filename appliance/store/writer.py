@@ -18,6 +18,7 @@ from appliance import clock
 from appliance.errors import ApplianceError, NotFound
 from appliance.events import Event
 from appliance.records import Model, Tenant
+from appliance.store.announce import announced
 from appliance.store.ledger import Ledger
 from appliance.store.snapshot import Snapshot
 from appliance.store.state import Tables
@@ -56,8 +57,20 @@ class Writer:
     async def commit(
         self, events: Event | list[Event], tenant_id: str, actor: str, obj: str
     ) -> None:
-        """Make events durable as one unit, then apply them. From within a command only."""
-        many = events if isinstance(events, list) else [events]
+        """Make events durable as one unit, then apply them. From within a command only.
+
+        What the tenant's webhooks have to be told of them is part of the unit.
+        """
+        many = list(events) if isinstance(events, list) else [events]
+        before = self.snapshot
+
+        def after() -> Snapshot:
+            tables = Tables.of(before)
+            for event in many:
+                tables.apply(event, before.seq, clock.now_ns(), tenant_id)
+            return tables.freeze()
+
+        many += announced(many, before, after, tenant_id)
         entries = await self._ledger.append(*many, tenant_id=tenant_id, actor=actor, object=obj)
         tables = Tables.of(self.snapshot)
         for event, entry in zip(many, entries, strict=True):

@@ -24,6 +24,8 @@ VALUES = {
     "rule_id": "eg_none",
     "slug": "not-found",
     "job": "job_none",
+    "webhook": "wh_none",
+    "schedule": "sch_none",
     "sandbox_id": "box_1",
     "name": "python3.11",
     "digest": "0" * 64,

@@ -41,10 +41,25 @@ async def job_of(it: Inside) -> str:
         return str(made.json()["id"])
 
 
+async def webhook_of(it: Inside) -> str:
+    """A webhook of the other tenant that really is there."""
+    async with it.client(await it.key("acme")) as client:
+        made = await client.post("/api/v1/tenants/acme/webhooks", json={})
+        return str(made.json()["webhook"]["id"])
+
+
+async def schedule_of(it: Inside) -> str:
+    """A schedule of the other tenant that really is there."""
+    async with it.client(await it.key("acme")) as client:
+        path = "/api/v1/models/acme/fraud/schedules"
+        made = await client.post(path, params={"cron": "0 2 * * *"}, content=b"1")
+        return str(made.json()["id"])
+
+
 RANDOM = {
     "tenant": "xq7w", "model": "zz81", "version": "1", "alias": "live", "key_id": "A1b2C3d4E",
     "seq": "123456789", "rule_id": "eg_none", "secret": "db-password", "sandbox_id": "box_none",
-    "job": "job_none",
+    "job": "job_none", "webhook": "wh_none", "schedule": "sch_none",
 }  # fmt: skip
 
 
@@ -55,6 +70,7 @@ async def test_a_foreign_tenant_reads_like_one_that_does_not_exist(it: Inside) -
         "tenant": "acme", "model": "fraud", "version": "1", "alias": "live",
         "key_id": foreign_key, "seq": str(seq), "rule_id": "eg_none",
         "secret": "own", "sandbox_id": "box_none", "job": await job_of(it),
+        "webhook": await webhook_of(it), "schedule": await schedule_of(it),
     }  # fmt: skip
     checked = 0
     for role in ("owner", "caller"):

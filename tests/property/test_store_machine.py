@@ -17,11 +17,21 @@ from appliance.errors import ApplianceError, NotFound
 from appliance.events import (
     BaselineRemoved,
     BaselineSet,
+    DeliveryAttempted,
     DriftBreached,
     DriftRecovered,
+    ScheduleCreated,
+    SchedulePaused,
+    ScheduleRan,
+    ScheduleRemoved,
+    ScheduleResumed,
+    ScheduleStopped,
     ThresholdsSet,
+    WebhookDisabled,
+    WebhookEnabled,
 )
 from appliance.records import ApiKey, Baseline, Blob, Breach, EgressRule, Parent, Route
+from appliance.standing import Schedule, ScheduleRun, Webhook
 from appliance.store import Store
 from appliance.store.state import registry_view
 from appliance.traffic import all_to
@@ -285,6 +295,87 @@ class RegistryMachine(RuleBasedStateMachine):
         with pytest.raises(NotFound):
             self.registry.secrets.value(known)
 
+    @rule(tenant=NAMES, hook=NAMES, events=st.sets(st.sampled_from(["alias.set", "key.created"])))
+    def create_webhook(self, tenant, hook, events):
+        webhook = Webhook(
+            id=hook,
+            tenant_id=self.tenant_id(tenant),
+            url="https://x.test/",
+            events=tuple(sorted(events)),
+            secrets=(),
+            created_ns=1,
+            created_by=ACTOR,
+        )
+        known = self.registry.snapshot.webhook(webhook.tenant_id, hook)
+        if known is None:
+            self.attempt(self.registry.webhooks.create(webhook, origin="o", actor=ACTOR))
+
+    @rule(tenant=NAMES, hook=NAMES, how=st.sampled_from(["rotate", "remove", "off", "on"]))
+    def change_webhook(self, tenant, hook, how):
+        tenant_id = self.tenant_id(tenant)
+        known = self.registry.snapshot.webhook(tenant_id, hook)
+        hooks = self.registry.webhooks
+        if how == "rotate":
+            self.attempt(hooks.rotate(tenant_id, hook, overlap_s=9, actor=ACTOR))
+        elif how == "remove":
+            self.attempt(hooks.remove(tenant_id, hook, actor=ACTOR))
+        elif known is not None:
+            off = WebhookDisabled(webhook_id=hook, reason="command")
+            events = [off if how == "off" else WebhookEnabled(webhook_id=hook)]
+            self.run(
+                self.registry.change(lambda: events, tenant_id=tenant_id, actor=ACTOR, obj=hook)
+            )
+
+    @rule(tenant=NAMES, name=NAMES, how=st.integers(0, 4), due_ns=NUMBERS)
+    def change_schedule(self, tenant, name, how, due_ns):
+        tenant_id = self.tenant_id(tenant)
+        blob = artifact().blob
+        fresh = Schedule(
+            id=name,
+            tenant_id=tenant_id,
+            model_id=self.model_id(tenant, name),
+            cron="0 2 * * *",
+            timezone="UTC",
+            content_type="text/plain",
+            body=blob,
+            run_as=ACTOR,
+            since_ns=0,
+            created_ns=1,
+            created_by=ACTOR,
+        )
+        changes = (
+            ScheduleRan(schedule_id=name, run=ScheduleRun(due_ns=due_ns, code="missed")),
+            SchedulePaused(schedule_id=name),
+            ScheduleResumed(schedule_id=name, run_as="k", since_ns=due_ns),
+            ScheduleStopped(schedule_id=name, reason="key-revoked"),
+            ScheduleRemoved(schedule_id=name),
+        )
+        known = self.registry.snapshot.schedule(tenant_id, name)
+        events = [changes[how] if known else ScheduleCreated(schedule=fresh)]
+        self.attempt(
+            self.registry.change(lambda: events, tenant_id=tenant_id, actor=ACTOR, obj=name)
+        )
+
+    @rule(tenant=NAMES, code=st.sampled_from(["ok", "http-500"]), next_ns=st.sampled_from([0, 5]))
+    def attempt_deliveries(self, tenant, code, next_ns):
+        tenant_id = self.tenant_id(tenant)
+        events = [
+            DeliveryAttempted(
+                delivery_id=one.id,
+                webhook_id=one.webhook_id,
+                attempt=one.attempts + 1,
+                code=code,
+                status=0,
+                took_ms=1,
+                next_ns=next_ns,
+            )
+            for one in self.registry.snapshot.deliveries(tenant_id)
+            if one.state == "waiting"
+        ]
+        self.attempt(
+            self.registry.change(lambda: events, tenant_id=tenant_id, actor=ACTOR, obj=tenant_id)
+        )
+
     @rule(tenant=st.none() | NAMES, key_id=NAMES)
     def create_key(self, tenant, key_id):
         key = ApiKey(
@@ -368,7 +459,9 @@ class RegistryMachine(RuleBasedStateMachine):
         assert read == self.secrets
         for tenant_id in {tenant_id for tenant_id, _ in living}:
             kept = {one for one in keyring.object_ids(tenant_id) if one.startswith("sec_")}
-            assert kept == {s.id for at, s in found.items() if at[0] == tenant_id}
+            signing = {s.id for hook in snapshot.webhooks(tenant_id) for s in hook.secrets}
+            models = {s.id for at, s in found.items() if at[0] == tenant_id}
+            assert kept == models | signing
 
 
 TestRegistryMachine = RegistryMachine.TestCase

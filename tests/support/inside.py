@@ -224,6 +224,8 @@ async def inside(
     initialise: bool = True,
     has_passphrase: bool = False,
     sandbox: dict[str, Any] | None = None,
+    webhooks: dict[str, Any] | None = None,
+    hosts_file: str = "",
     **http: Any,
 ) -> AsyncIterator[Inside]:
     """An appliance in ``folder``; ready unless told not to initialise.
@@ -237,6 +239,8 @@ async def inside(
     settings = config.replace(
         settings, "sandbox", **{"zygote_memory_bytes_max": 0, **(sandbox or {})}
     )
+    settings = config.replace(settings, "egress", hosts_file=hosts_file)
+    settings = config.replace(settings, "webhooks", **(webhooks or {}))
     if http:
         settings = config.replace(settings, "http", **http)
     node = Node(settings, executor_factory=lambda: EchoExecutor(folder / "data"))

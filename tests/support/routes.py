@@ -33,6 +33,8 @@ BODIES: dict[str, Any] = {
     "Build": {"name": "cobol", "wait": False},
     "Import": {"path": "/nowhere/at/all"},
     "Verify": {},
+    "WebhookNew": {"url": "https://203.0.113.9/x", "events": ["alias.set"]},
+    "WebhookRotation": {},
 }
 
 

@@ -17,7 +17,7 @@ TABLE: dict[str, set[str]] = {
         "self:read", "tenant:read", "tenant:create", "tenant:remove", "key:read", "key:create",
         "key:revoke", "model:read", "audit:read", "metrics:read", "node:read", "config:read",
         "sandbox:read", "egress:read", "egress:set",
-        "tenant:isolate",
+        "tenant:isolate", "webhook:read",
     },
     "operator": {
         "self:read", "tenant:read", "model:read", "alias:set", "route:set", "sandbox:read",
@@ -26,7 +26,7 @@ TABLE: dict[str, set[str]] = {
     },
     "auditor": {
         "self:read", "tenant:read", "key:read", "model:read", "audit:read", "audit:verify",
-        "config:read", "node:read", "metrics:read", "egress:read",
+        "config:read", "node:read", "metrics:read", "egress:read", "webhook:read",
     },
     "owner": {
         "self:read", "tenant:read", "key:read", "key:create", "key:revoke", "model:read",
@@ -34,6 +34,7 @@ TABLE: dict[str, set[str]] = {
         "model:invoke", "audit:read", "reservation:set", "egress:read",
         "secret:read", "secret:set", "secret:remove", "job:read", "job:cancel",
         "drift:read", "drift:set",
+        "webhook:read", "webhook:set", "schedule:read", "schedule:set",
     },
     "caller": {"self:read", "model:invoke", "job:read", "job:cancel"},
 }  # fmt: skip

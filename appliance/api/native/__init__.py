@@ -18,9 +18,11 @@ from appliance.api.native import (
     models,
     reservations,
     routes,
+    schedules,
     secrets,
     tenants,
     uploads,
+    webhooks,
 )
 
 OPERATIONS = (
@@ -36,5 +38,7 @@ OPERATIONS = (
     *uploads.OPERATIONS,
     *calls.OPERATIONS,
     *jobs.OPERATIONS,
+    *schedules.OPERATIONS,
+    *webhooks.OPERATIONS,
     *audit.OPERATIONS,
 )

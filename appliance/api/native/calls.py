@@ -54,7 +54,9 @@ async def invoke(context: Context) -> Reply:
     with 504; the model was not called then.
 
     With `Prefer: respond-async` the answer is 202 and a job (see `/api/v1/jobs`) that does the
-    same; with an `Idempotency-Key` the same request again gives the same job.
+    same; with an `Idempotency-Key` the same request again gives the same job. A `Webhook` header
+    names an https address that is told of the job, `Webhook-Events-Filter` of what: some of
+    `start`, `output`, `logs`, `completed`.
     """
     version, via = chosen(context, model_of(context))
     return await _invoke(context, version, via)

@@ -21,9 +21,12 @@ from appliance import clock, wire
 from appliance.api.dispatch import Context
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Document, Time
+from appliance.egress.outbound import place_from_url
 from appliance.errors import (
     ApplianceError,
     DiskFull,
+    EgressDenied,
+    Forbidden,
     GuestError,
     IdempotencyKeyReused,
     InputInvalid,
@@ -42,6 +45,7 @@ _INLINE_BYTES_MAX = 64 * 1024
 _WAIT_S_MAX = 60
 _BEAT_S = 15.0
 _LIMIT_MAX = 1000
+WEBHOOK_DEFAULT = ("start", "completed")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -77,6 +81,8 @@ class JobDoc(Document):
     metrics: JobMetrics
     audit_seq: Annotated[int | None, Meta(description="The entry of the call's outcome.")]
     idempotency_key: str | None
+    webhook: Annotated[str | None, Meta(description="Scheme, host and port of its own webhook.")]
+    scheduled_by: Annotated[str | None, Meta(description="The schedule that submitted it.")]
     urls: dict[str, str]
 
 
@@ -105,6 +111,7 @@ async def accept(
     if key and not _KEY.fullmatch(key):
         raise Malformed("An Idempotency-Key is 1 to 255 visible ASCII characters.")
     params = context.request.params
+    webhook, wanted = await _own_webhook(context)
     job, is_new = await context.services.jobs.submit(
         principal_id=context.principal.id,
         version=version,
@@ -113,11 +120,33 @@ async def accept(
         body=body,
         idempotency_key=key,
         route_revision=revision,
+        webhook=webhook,
+        webhook_events=wanted,
     )
-    headers = [("location", _url(context, job)), ("preference-applied", "respond-async")]
-    if not is_new:
-        headers.append(("idempotent-replayed", "true"))
-    return json_reply(await _document(context, job), status=202, headers=tuple(headers))
+    more = () if is_new else (("idempotent-replayed", "true"),)
+    return await taken_on(context, job, ("preference-applied", "respond-async"), *more)
+
+
+async def taken_on(context: Context, job: Job, *headers: tuple[str, str]) -> Reply:
+    """The answer to who submitted a job: its document, and where it is."""
+    where = ("location", _url(context, job))
+    return json_reply(await _document(context, job), status=202, headers=(where, *headers))
+
+
+async def _own_webhook(context: Context) -> tuple[str, tuple[str, ...]]:
+    """Where the caller wants to be told of this job, and of what; checked."""
+    url = context.request.header("webhook").strip()
+    asked = context.request.header("webhook-events-filter").lower()
+    if not url:
+        if asked.strip():
+            raise Malformed("A Webhook-Events-Filter comes with a Webhook header.")
+        return "", ()
+    wanted = tuple(dict.fromkeys(part.strip() for part in asked.split(",") if part.strip()))
+    if "logs" in wanted and not _is_owner(context):
+        raise Forbidden("What a model printed is told to an owner of its tenant only.")
+    wanted = wanted or WEBHOOK_DEFAULT
+    await context.services.webhooks.require_for_job(context.tenant.id, url, wanted)
+    return url, wanted
 
 
 async def list_jobs(context: Context) -> Reply:
@@ -290,6 +319,8 @@ def _brief(context: Context, job: Job) -> JobDoc:
         ),
         audit_seq=end.audit_seq or None if end else None,
         idempotency_key=job.idempotency_key or None,
+        webhook=place_from_url(job.webhook).origin if job.webhook else None,
+        scheduled_by=job.scheduled_by or None,
         urls=urls,
     )
 
@@ -309,7 +340,7 @@ def _problem(context: Context, job: Job) -> dict[str, Any] | None:
 
 
 _JOBS = "/api/v1/jobs/{tenant}"
-PROBLEMS = (IdempotencyKeyReused, QuotaExceeded, DiskFull)
+PROBLEMS = (IdempotencyKeyReused, QuotaExceeded, DiskFull, InputInvalid, EgressDenied)
 _TEXT = {"type": "string"}
 
 OPERATIONS = (
