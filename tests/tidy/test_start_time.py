@@ -1,8 +1,8 @@
 """``appliance --version`` answers at once, and the command line loads only what a command needs."""
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,15 +33,17 @@ def test_version_loads_not_even_click():
     assert imported("--version") & {"click", "msgspec", "asyncio"} == set()
 
 
-def test_version_answers_within_150_ms():
+def test_version_takes_less_than_150_ms_of_processor_time():  # the wall also counts who else runs
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "appliance", "--version"],
             check=True,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
         )
-        times.append((time.perf_counter() - start) * 1000)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        times.append(spent * 1000)
     assert min(times) < VERSION_MS_MAX, times

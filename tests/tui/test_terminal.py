@@ -27,6 +27,7 @@ class Terminal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.name = f"tui-{os.getpid()}-{folder.name}"  # a server each: one may still be ending
         self.socket = folder / "admin.sock"
         self.server: subprocess.Popen[bytes] | None = None
         # tmux starts commands with the user's own shell, which a service user has none of.
@@ -35,7 +36,7 @@ class Terminal:
 
     def tmux(self, *words: str) -> str:
         done = subprocess.run(
-            ["tmux", "-L", f"tui-{os.getpid()}", "-f", os.devnull, *words],
+            ["tmux", "-L", self.name, "-f", os.devnull, *words],
             capture_output=True,
             text=True,
             check=False,
