@@ -187,6 +187,10 @@ class Jobs:
         self._enqueue(job)
         return job, True
 
+    def require_input(self, version: Version, content_type: str, body: bytes) -> None:
+        """Return if a body is what a version takes. Raises InputInvalid."""
+        self._invoker.require_input(version, content_type, body)
+
     def find(self, tenant_id: str, job_id: str) -> Job | None:
         """A job as it is now."""
         return self._store.registry.snapshot.job(tenant_id, job_id)

@@ -24,6 +24,8 @@ GAUGES: Mapping[str, str] = {
     "calls_waiting": "Calls waiting for a sandbox now.",
     "jobs_waiting": "Jobs waiting for their turn now.",
     "jobs_running": "Jobs being run now.",
+    "deliveries_waiting": "Deliveries to webhooks that have not arrived yet.",
+    "webhooks_disabled": "Webhooks nothing is sent to now.",
     "gpus": "GPUs and partitions models may use.",
     "gpus_held": "GPUs and partitions that sandboxes hold now.",
     "gpu_memory_bytes": "Memory of all GPUs, as far as something tells it.",

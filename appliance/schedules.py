@@ -23,6 +23,7 @@ from appliance.errors import (
     NotFound,
     QuotaExceeded,
     RevisionStale,
+    TooLarge,
 )
 from appliance.events import (
     Event,
@@ -100,7 +101,8 @@ class Schedules:
         """A new schedule, whose jobs are submitted in the name of ``actor``.
 
         Raises:
-            InputInvalid: the times cannot be read.
+            InputInvalid: the times cannot be read, or the body breaks the version's schema.
+            TooLarge: the body is larger than the version takes.
             NotFound, Gone: there is no such version now, or it is retired.
             QuotaExceeded: the tenant has as many schedules as it may.
             DiskFull: the body could not be kept.
@@ -131,7 +133,7 @@ class Schedules:
         )
 
         def make() -> list[Event]:
-            self._version(schedule)
+            self._require_fit(self._version(schedule)[0], wish.content_type, wish.body)
             known = self._store.registry.snapshot.schedules(wish.tenant_id)
             if len(known) >= self._settings.schedules_max:
                 raise QuotaExceeded(
@@ -263,7 +265,7 @@ class Schedules:
             return
         try:
             await self._submit(schedule, last_ns, schedule.run_as)
-        except (NotFound, Gone, QuotaExceeded, InputInvalid) as error:
+        except (NotFound, Gone, QuotaExceeded, InputInvalid, TooLarge) as error:
             await self._skip(schedule, ScheduleRun(due_ns=last_ns, code=error.slug))
 
     async def _submit(
@@ -279,12 +281,14 @@ class Schedules:
 
         skipped = len(head_of_body(schedule.id))
         pieces = self._store.blobs.read(schedule.tenant_id, schedule.body.id, offset=skipped)
+        body = b"".join([piece async for piece in pieces])
+        self._require_fit(version, schedule.content_type, body)
         job, _is_new = await self._jobs.submit(
             principal_id=actor,
             version=version,
             target=schedule.target,
             content_type=schedule.content_type,
-            body=b"".join([piece async for piece in pieces]),
+            body=body,
             idempotency_key=f"{schedule.id}/{due_ns}" if schedule.repeatable else "",
             route_revision=revision,
             scheduled_by=schedule.id,
@@ -310,6 +314,16 @@ class Schedules:
         now = self._required(schedule)
         if not is_manual and (now.state != "active" or now.since_ns >= due_ns):
             raise RevisionStale("The schedule was changed, or this time is dealt with.")
+
+    def _require_fit(self, version: Version, content_type: str, body: bytes) -> None:
+        """Return if a version takes a body. Raises InputInvalid, TooLarge."""
+        most = version.manifest.limits.body_bytes_max
+        if len(body) > most:
+            raise TooLarge(
+                f"The body has more than the {most} bytes that version {version.number} takes.",
+                limit_bytes=most,
+            )
+        self._jobs.require_input(version, content_type, body)
 
     def _stops(self, schedule: Schedule, principal_id: str) -> str:
         """Why a schedule cannot go on in somebody's name; empty if it can."""

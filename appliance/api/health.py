@@ -70,6 +70,8 @@ async def metrics(context: Context) -> Reply:
     counters.set_gauge("egress_open", context.services.egress.open_count)
     counters.set_gauge("jobs_waiting", context.services.jobs.waiting)
     counters.set_gauge("jobs_running", context.services.jobs.running)
+    counters.set_gauge("deliveries_waiting", context.services.webhooks.waiting)
+    counters.set_gauge("webhooks_disabled", context.services.webhooks.disabled)
     baselines = context.snapshot.baselines()
     breaches = [context.snapshot.breaches(one.model_id, one.number) for one in baselines]
     counters.set_gauge("drift_baselines", len(baselines))

@@ -269,9 +269,18 @@ class Webhooks:
         self._resolver.close()
 
     @property
-    def attempting(self) -> int:
-        """Attempts that are being made now."""
-        return len(self._attempts)
+    def waiting(self) -> int:
+        """Deliveries that have not arrived yet."""
+        snapshot = self._store.registry.snapshot
+        found = (one for tenant in snapshot.tenants() for one in snapshot.deliveries(tenant.id))
+        return sum(one.state == "waiting" for one in found)
+
+    @property
+    def disabled(self) -> int:
+        """Webhooks nothing is sent to."""
+        snapshot = self._store.registry.snapshot
+        found = (one for tenant in snapshot.tenants() for one in snapshot.webhooks(tenant.id))
+        return sum(bool(one.disabled) for one in found)
 
     def begin_due(self) -> int:
         """Begin what is due and finds room; how many that are."""

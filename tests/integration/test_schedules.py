@@ -272,6 +272,10 @@ async def test_what_is_no_schedule_is_refused_with_its_field(tmp_path: Path) -> 
             CREATE, params={"cron": "0 2 * * *", "version": "9"}, content=b"1"
         )
         assert answer.status_code == 404
+        large = b"1" * (16 * 1024 * 1024)
+        it.node.settings = config.replace(it.node.settings, "http", body_bytes_max=len(large) + 9)
+        answer = await client.post(CREATE, params={"cron": "0 2 * * *"}, content=large + b"1")
+        assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
         narrow = await it.key("acme", scopes=["schedule:set", "model:invoke:other"])
         async with it.client(narrow) as caller:
             answer = await caller.post(CREATE, params={"cron": "0 2 * * *"}, content=b"1")

@@ -248,7 +248,7 @@ async def test_410_disables_at_once_and_a_redirect_is_not_followed(tmp_path: Pat
             return status(302, "location: http://127.0.0.1:1/\r\n")
         return status(410)
 
-    async with receiver(answer) as hears, stage(tmp_path, hears) as (_it, client):
+    async with receiver(answer) as hears, stage(tmp_path, hears) as (it, client):
         made = await create(client, hears, "job.completed")
         path = f"{HOOKS}/{made['webhook']['id']}"
         tested = (await client.post(f"{path}/test")).json()
@@ -257,6 +257,10 @@ async def test_410_disables_at_once_and_a_redirect_is_not_followed(tmp_path: Pat
         await until(client, made, code="gone", state="failed")
         now = await shown(client, made)
         assert (now["state"], now["waiting"]) == ("off: gone", 0)
+        async with it.client(await it.key("", "operator")) as operator:
+            metrics = (await operator.get("/metrics")).text
+        assert "appliance_deliveries_waiting 0.0" in metrics
+        assert "appliance_webhooks_disabled 1.0" in metrics
         assert {one["code"] for one in now["deliveries"]} == {"gone", "disabled"}
         refused = await client.post(f"{path}/test")
         assert (refused.status_code, refused.json()["code"]) == (422, "input-invalid")

@@ -96,7 +96,8 @@ async def create_schedule(context: Context) -> Reply:
     """Have the body of this request submitted as a job whenever the cron fields say.
 
     The body is kept sealed and goes to the model as it came. Jobs are submitted in the name of who
-    creates the schedule; once that key is revoked or expired it stops.
+    creates the schedule; once that key is revoked or expired it stops. A body that the version
+    would refuse now is refused here.
     """
     model = model_of(context)
     query = context.request.query
@@ -308,7 +309,7 @@ OPERATIONS = (
         summary="Run a schedule now",
         reply=jobs.JobDoc,
         status=202,
-        problems=(Gone, QuotaExceeded, DiskFull),
+        problems=(Gone, InputInvalid, TooLarge, QuotaExceeded, DiskFull),
     ),
     Operation(
         method="DELETE",
