@@ -8,6 +8,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     api        one file per public HTTP contract          serve   Hypercorn: TLS, sockets, drain
     wire       HTTP mechanics: parsing, limits, problem+json
     node       the life of the process: uninitialised, sealed, ready, draining
+    nested     calls that calls make, in the name of whoever made the first
     canary     candidates watched against what they follow, stepped, held, aborted
     schedules  jobs submitted by the clock
     webhooks   addresses told of events, signed, until they have them

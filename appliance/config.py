@@ -202,6 +202,18 @@ class Egress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """Calls that calls make: models that call models, and the steps of pipelines."""
+
+    depth_max: Annotated[
+        int, _doc("Levels of calls below a caller's own; a manifest may ask for less.", ge=0, le=16)
+    ] = 4
+    count_max: Annotated[int, _doc("Calls below one caller's call, all levels together.", ge=1)] = (
+        256
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Jobs:
     """Calls that outlive their request."""
 
@@ -307,6 +319,7 @@ class Settings:
     drift: Drift = field(default_factory=Drift)
     schedules: Schedules = field(default_factory=Schedules)
     webhooks: Webhooks = field(default_factory=Webhooks)
+    calls: Calls = field(default_factory=Calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

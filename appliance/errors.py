@@ -328,6 +328,23 @@ class RunnerProtocol(GuestError):
     slug, status, title = "runner-protocol", 502, "The model broke the runner protocol"
 
 
+class CallUndeclared(GuestError):
+    """The model asked for a call of a model that its manifest does not declare (``calls``)."""
+
+    slug, status, title = "call-undeclared", 502, "The model may not call that model"
+
+
+class CallLimitReached(GuestError):
+    """Calls made calls that made more calls than the model's manifest or the appliance allows.
+
+    ``limits.calls_max`` and ``limits.call_depth_max`` of the manifest are the model's own limits,
+    ``calls.depth_max`` and ``calls.count_max`` those of the appliance. A model that leads back to
+    itself ends here.
+    """
+
+    slug, status, title = "call-limit-reached", 502, "Too many calls below one call"
+
+
 class ReplyTooLarge(GuestError):
     """The model's answer is larger than the version's reply limit; it was cut off."""
 
@@ -504,6 +521,21 @@ class RuntimeMissing(HostError):
 
     slug, status, title = "runtime-missing", 500, "Runtime not installed"
     exit_code = EX_UNAVAILABLE
+
+
+_QUOTING = (ModelRaised, RunnerCrashed, RunnerProtocol, LoadFailed)
+
+
+def words_of(error: ApplianceError, *, is_owner: bool) -> str:
+    """The detail of a problem; of one that may quote the tenant's code and data, for owners only.
+
+    Args:
+        error: what went wrong.
+        is_owner: whether whoever reads it may see the model's own words.
+    """
+    if is_owner or not isinstance(error, _QUOTING):
+        return error.detail
+    return f"{error.title}; what it said is shown to its owner only."
 
 
 def problem_classes() -> Iterator[type[ApplianceError]]:

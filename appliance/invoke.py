@@ -11,17 +11,27 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from appliance import clock, config, provision
-from appliance.errors import ApplianceError, Gone, GuestError, NotFound, SecretMissing, TooLarge
+from appliance.errors import (
+    ApplianceError,
+    Gone,
+    GuestError,
+    HostError,
+    NotFound,
+    SecretMissing,
+    TooLarge,
+)
 from appliance.events import CallIntent, CallOutcome
 from appliance.inputs import Checks
 from appliance.metrics import Metrics
 from appliance.records import Version, stronger
 from appliance.sandbox.joining import Joining, Sent
+from appliance.sandbox.nesting import Line
 from appliance.sandbox.pool import Pool
-from appliance.sandbox.spec import Reply, Request, SandboxSpec
+from appliance.sandbox.spec import Calls, Reply, Request, SandboxSpec
 from appliance.store import Store
 from appliance.store.appended import LATER, Appended
 
@@ -42,17 +52,65 @@ class Outcome:
     total_us: int
 
 
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """How many calls are below one caller's call, all levels together."""
+
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Under:
+    """What a call that a call made is below.
+
+    ``parent`` made it, ``root`` is the caller's own. It is on level ``depth`` (1: made by the
+    root), none of those below it may be on a level beyond ``depth_max``, and it is over when
+    ``deadline_ns`` (monotonic) comes.
+    """
+
+    parent: str
+    root: str
+    depth: int
+    depth_max: int
+    tally: Tally
+    deadline_ns: int
+    line: Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """A call that may make calls, as it begins."""
+
+    call_id: str
+    principal_id: str
+    version: Version
+    via: Via
+    line: Line
+
+
+class Below(Calls, Protocol):
+    """The calls below one call, made in the name of whoever made it; see ``nested``."""
+
+    async def end(self) -> None:
+        """Give up what still runs, and wait until it is on record."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Via:
     """How a call came to its version; nothing for one that named it.
 
     ``route_revision`` is of the route that chose it. ``shadow_of`` is the id of the call whose body
-    this one repeats, ``compare`` what says how its reply compares with that one's.
+    this one repeats, ``compare`` what says how its reply compares with that one's. ``caller_id`` is
+    whose rights calls below this one have, where that is not who it is recorded for. ``under`` is
+    there for a call that a call made.
     """
 
     route_revision: int = 0
     shadow_of: str = ""
     compare: Callable[[Reply], str] | None = None
+    caller_id: str = ""
+    under: Under | None = None
 
 
 DIRECT = Via()
@@ -64,9 +122,10 @@ class _Course:
 
     call_id: str
     principal_id: str
-    started_ns: int
     via: Via
+    started_ns: int = field(default_factory=clock.monotonic_ns)
     match: str = ""
+    root: str = ""
     intent_seq: int = 0
     intent: Appended | None = None
     is_waiting: bool = False
@@ -104,6 +163,7 @@ class Invoker:
         self._inputs = Checks()
         self._joining: tuple[Pool, Joining] | None = None
         self.watches: list[Watch] = []
+        self.opens: Callable[[Opening], Below] | None = None
 
     @property
     def waiting(self) -> int:
@@ -155,17 +215,13 @@ class Invoker:
         if len(body) > (limit := version.manifest.limits.body_bytes_max):
             raise TooLarge(f"The body is over this version's {limit} bytes.")
         self.require_input(version, content_type, body)
-        course = _Course(
-            call_id=request_id,
-            principal_id=principal_id,
-            started_ns=clock.monotonic_ns(),
-            via=via,
-            deadline=None if wait_s is None else asyncio.get_running_loop().time() + wait_s,
-        )
+        course = _Course(call_id=request_id, principal_id=principal_id, via=via)
+        course.root = _root_of(request_id, version, via)
+        course.deadline = None if wait_s is None else asyncio.get_running_loop().time() + wait_s
         await self._intend(course, version, body)
         task = asyncio.current_task()
         on_hangup(lambda: task.cancel() if task and course.is_waiting else None)
-        request = self._request(version, content_type, body)
+        request = self._request(version, content_type, body, via)
         try:
             reply = await self._exchange(course, version, request)
         except ApplianceError as error:
@@ -202,13 +258,13 @@ class Invoker:
         """
         self._inputs.require(version, content_type, body)
 
-    def _request(self, version: Version, content_type: str, body: bytes) -> Request:
+    def _request(self, version: Version, content_type: str, body: bytes, via: Via) -> Request:
         limits = version.manifest.limits
         return Request(
             id=clock.new_id("call"),
             content_type=content_type,
             body=body,
-            timeout_ms=min(limits.invoke_timeout_ms, self._settings.invoke_timeout_ms_max),
+            timeout_ms=self._time_ms(version, via),
             reply_bytes_max=min(limits.reply_bytes_max, self._settings.reply_bytes_max),
         )
 
@@ -236,6 +292,8 @@ class Invoker:
                     sandbox_id="",
                     route_revision=int(event.get("route_revision", 0)),
                     shadow_of=str(event.get("shadow_of", "")),
+                    parent=str(event.get("parent", "")),
+                    root=str(event.get("root", "")),
                 ),
                 tenant_id=entry.tenant_id,
                 actor="appliance",
@@ -253,6 +311,8 @@ class Invoker:
             request_bytes=len(body),
             route_revision=course.via.route_revision,
             shadow_of=course.via.shadow_of,
+            parent=_parent_of(course.via),
+            root=course.root,
         )
         tenant_id, actor, model_id = version.tenant_id, course.principal_id, version.model_id
         ledger = self._store.ledger
@@ -265,30 +325,75 @@ class Invoker:
             )
 
     async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
+        manifest, under = version.manifest, course.via.under
+        above = under.line if under else None
+        if not manifest.calls:
+            line = Line(above=above) if above else None
+            return await self._lent(course, version, request, line)
+        line = Line(above=above, has_calls=True)
+        below = self._opened(course, version, line)
+        try:
+            return await self._lent(course, version, replace(request, calls=below), line)
+        finally:
+            await asyncio.shield(below.end())
+
+    def _opened(self, course: _Course, version: Version, line: Line) -> Below:
+        if self.opens is None:
+            raise HostError("Calls below calls are not there.")
+        opening = Opening(
+            call_id=course.call_id,
+            principal_id=course.principal_id,
+            version=version,
+            via=course.via,
+            line=line,
+        )
+        return self.opens(opening)
+
+    def _time_ms(self, version: Version, via: Via) -> int:
+        """How long a version may take now, in milliseconds."""
+        most = min(version.manifest.limits.invoke_timeout_ms, self._settings.invoke_timeout_ms_max)
+        if via.under is None:
+            return most
+        left_ms = (via.under.deadline_ns - clock.monotonic_ns()) // 1_000_000
+        return max(1, min(most, left_ms))
+
+    async def _lent(
+        self, course: _Course, version: Version, request: Request, line: Line | None
+    ) -> Reply:
         secrets = provision.secrets_in_force(self._store, version)
         spec = provision.spec_in_force(self._store, version, self._settings)
         files = provision.files_of_version(self._store, version)
         pool = self._pool()
+        is_spare = bool(course.via.shadow_of)
         course.is_waiting = True
         try:
-            if spec.batch is not None and not course.via.shadow_of:
+            # One that a call waits for takes its own sandbox: the pool has to see who waits.
+            if spec.batch is not None and not course.via.shadow_of and line is None:
                 joining = self._joining_of(pool)
                 course.reply = await joining.call(
                     spec, files, request, sent=course.left, deadline=course.deadline
                 )
                 return course.reply
             async with pool.lease(
-                spec, files, spare=bool(course.via.shadow_of), deadline=course.deadline
+                spec, files, spare=is_spare, deadline=course.deadline, line=line
             ) as lease:
                 course.is_waiting = False
                 course.cold, course.sandbox_id = lease.cold, lease.sandbox_id
                 course.queue_us, course.load_us = lease.queue_us, lease.load_us
+                request = self._begun(version, request, course.via)
                 course.reply = await lease.request(request)
         finally:
             # What changed meanwhile could not end a sandbox that was not there yet.
             if self._is_withdrawn(version) or not self._is_current(version, spec, secrets):
                 await pool.evict(spec.version_key)
         return course.reply
+
+    def _begun(self, version: Version, request: Request, via: Via) -> Request:
+        """The request with the time it has from now on, which is all that calls below it have."""
+        timeout_ms = self._time_ms(version, via)
+        if request.calls is not None:
+            request.calls.deadline_ns = clock.monotonic_ns() + timeout_ms * 1_000_000
+        return replace(request, timeout_ms=timeout_ms)
 
     def _is_withdrawn(self, version: Version) -> bool:
         snapshot = self._store.registry.snapshot
@@ -338,6 +443,8 @@ class Invoker:
             shadow_of=course.via.shadow_of,
             match=course.match,
             merged=reply.merged if reply else None,
+            parent=_parent_of(course.via),
+            root=course.root,
         )
         seq = await self._store.ledger.record(
             event,
@@ -356,3 +463,14 @@ class Invoker:
 
 def _elapsed_us(started_ns: int) -> int:
     return (clock.monotonic_ns() - started_ns) // 1000
+
+
+def _root_of(call_id: str, version: Version, via: Via) -> str:
+    """The call that a call and those below it belong to; empty where there are none."""
+    if via.under is not None:
+        return via.under.root
+    return call_id if version.manifest.calls else ""
+
+
+def _parent_of(via: Via) -> str:
+    return via.under.parent if via.under is not None else ""

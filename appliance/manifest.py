@@ -32,6 +32,7 @@ from appliance.records import (
     Manifest,
     Protocol,
     Resources,
+    target_from_text,
 )
 from appliance.sandbox.packages import PACKAGERS
 from appliance.sandbox.runtimes import RUNTIMES, known
@@ -54,6 +55,7 @@ _PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"
 _LONG_KEY = re.compile(rf"(?m)(?:^|[\[{{,])[ \t]*+(?:{_PART}){{{_DEPTH_MAX}}}")
 
 Text = Annotated[str, Meta(max_length=4096)]
+CallTarget = Annotated[str, Meta(max_length=140)]
 Secret = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
 BodyBytes = Annotated[int, Meta(ge=1, le=1024 * _MB)]
@@ -73,6 +75,8 @@ class _Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     invoke_timeout_ms: Milliseconds = 30_000
     body_bytes_max: BodyBytes = 16 * _MB
     reply_bytes_max: BodyBytes = 16 * _MB
+    calls_max: Annotated[int, Meta(ge=1, le=1000)] = 32
+    call_depth_max: Annotated[int, Meta(ge=1, le=16)] = 3
 
 
 Member = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -153,6 +157,7 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     isolation: Isolation = "standard"
     batch: _Batch | None = None
     audit: AuditMode = "strict"
+    calls: Annotated[tuple[CallTarget, ...], Meta(max_length=64)] = ()
 
 
 TABLES: dict[str, type[Struct]] = {
@@ -172,6 +177,7 @@ _WRITTEN = {
     "method": 'method = "predict_proba"',
     "idle_timeout_s": "idle_timeout_s = 120",
     "trusted": 'trusted = ["package.module.Class"]',
+    "calls": 'calls = ["features", "scorer@live", "scorer:3"]',
 }
 
 
@@ -234,6 +240,7 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
         isolation=file.isolation,
         batch=Batching(**msgspec.structs.asdict(file.batch)) if file.batch else None,
         audit=file.audit,
+        calls=_calls(file, text),
     )
 
 
@@ -358,6 +365,21 @@ def _is_checked(file: _File, text: str) -> bool:
     except SchemaRefused as error:
         raise _wrong("input_schema", str(error), text) from error
     return True
+
+
+def _calls(file: _File, text: str) -> tuple[str, ...]:
+    """The models it may call, each once, in order."""
+    for one in file.calls:
+        if target_from_text(one) is None:
+            raise _wrong("calls", f"'{one[:80]}' is no model of this tenant", text)
+    if file.calls and file.batch is not None:
+        reason = "joined calls are of several callers, and whose rights would it call with?"
+        raise _wrong("calls", f"{reason} Leave out [batch] or calls", text)
+    language = RUNTIMES.get(file.runtime)
+    if file.calls and (language is None or not language.makes_calls):
+        able = ", ".join(name for name, one in sorted(RUNTIMES.items()) if one.makes_calls)
+        raise _wrong("calls", f"{file.runtime} makes no calls; these do: {able}", text)
+    return tuple(dict.fromkeys(file.calls))
 
 
 def _check_image(file: _File, text: str) -> None:

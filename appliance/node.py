@@ -46,6 +46,8 @@ from appliance.invoke import Invoker
 from appliance.jobs import Jobs
 from appliance.lifecycle import Lifecycle
 from appliance.metrics import Metrics
+from appliance.nested import Outer, Parts
+from appliance.policy import Policy
 from appliance.reservations import Reservations
 from appliance.room import Room
 from appliance.routing import Routing
@@ -135,6 +137,7 @@ class Node:
         self._started_ns = clock.monotonic_ns()
         self._change = asyncio.Lock()
         self._draining = False
+        self.policy = Policy()
         self._services: Services | None = None
         self._root: RootKey | None = None
         self._executor: Executor | None = None
@@ -377,6 +380,18 @@ class Node:
         routing = Routing(store)
         canaries = Canaries(store, routing)
         invoker.watches.append(canaries.observe)
+        shadows = Shadows(store, invoker, self.metrics)
+        parts = Parts(
+            store=store,
+            invoker=invoker,
+            routing=routing,
+            shadows=shadows,
+            policy=self.policy,
+            room=self.room,
+            settings=settings.calls,
+            body_bytes_max=settings.http.body_bytes_max,
+        )
+        invoker.opens = lambda opening: Outer(parts, opening)
         return Services(
             store=store,
             invoker=invoker,
@@ -388,7 +403,7 @@ class Node:
             reservations=Reservations(store, self._require_pool, settings.sandbox),
             routing=routing,
             canaries=canaries,
-            shadows=Shadows(store, invoker, self.metrics),
+            shadows=shadows,
             watch=Watch(store, settings, self.metrics),
             supply=Supply(store, self.data_dir),
             webhooks=Webhooks(store, settings.webhooks, hosts_file=settings.egress.hosts_file),

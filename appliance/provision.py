@@ -59,6 +59,7 @@ def spec_from_version(
         options=manifest.options,
         isolation=tier,
         batch=manifest.batch,
+        makes_calls=bool(manifest.calls),
     )
 
 

@@ -123,12 +123,44 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallLimits:
-    """Deadlines and sizes of loading and calling a version."""
+    """Deadlines and sizes of loading and calling a version.
+
+    ``calls_max`` is how many calls of other models one call may make, ``call_depth_max`` how many
+    levels of calls may be below it.
+    """
 
     load_timeout_ms: int = 60_000
     invoke_timeout_ms: int = 30_000
     body_bytes_max: int = 16 * 1024 * 1024
     reply_bytes_max: int = 16 * 1024 * 1024
+    calls_max: int = 32
+    call_depth_max: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A model of the same tenant, by a version, an alias or neither: then its route or ``live``."""
+
+    model: str
+    number: int = 0
+    alias: str = ""
+
+    def __str__(self) -> str:
+        """The target as it is written: ``scorer``, ``scorer:3``, ``scorer@live``."""
+        if self.number:
+            return f"{self.model}:{self.number}"
+        return f"{self.model}@{self.alias}" if self.alias else self.model
+
+
+_TARGET = re.compile(r"([a-z0-9-]{1,63})(?::([1-9][0-9]{0,8})|@([a-z0-9-]{1,63}))?", re.ASCII)
+
+
+def target_from_text(text: str) -> Target | None:
+    """The target that a text names; ``None`` if it is none."""
+    match = _TARGET.fullmatch(text)
+    if match is None or not all(_NAME.match(name) for name in (match[1], match[3]) if name):
+        return None
+    return Target(model=match[1], number=int(match[2] or 0), alias=match[3] or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +241,7 @@ class Manifest:
     was declared, ``convention`` is what the appliance recognised and ``notes`` what it assumed.
     ``sample`` is the text of a body the model answered when it was registered. With ``check_input``
     a JSON body that breaks ``input_schema`` is refused before anything of the version runs.
+    ``calls`` are the models it may call: whoever is not named there, it cannot.
     """
 
     runtime: str
@@ -232,6 +265,7 @@ class Manifest:
     isolation: Isolation = "standard"
     batch: Batching | None = None
     audit: AuditMode = "strict"
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

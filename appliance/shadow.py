@@ -44,6 +44,7 @@ class Answered:
     content_type: str
     body: bytes
     reply: bytes
+    caller_id: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -120,7 +121,10 @@ class Shadows:
                 content_type=answered.content_type,
                 body=answered.body,
                 via=Via(
-                    route_revision=answered.revision, shadow_of=answered.call_id, compare=compare
+                    route_revision=answered.revision,
+                    shadow_of=answered.call_id,
+                    compare=compare,
+                    caller_id=answered.caller_id,
                 ),
             )
         except ApplianceError as error:

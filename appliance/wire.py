@@ -29,14 +29,11 @@ from appliance.errors import (
     FieldError,
     GuestError,
     InputInvalid,
-    LoadFailed,
     Malformed,
-    ModelRaised,
     NotFound,
-    RunnerCrashed,
-    RunnerProtocol,
     TooLarge,
     UnsupportedMedia,
+    words_of,
 )
 from appliance.policy import NOT_FOUND
 from appliance.records import Tenant
@@ -396,12 +393,11 @@ def problem_document(
         is_owner: whether the caller may see the model's own words: the text of its exception and
             what it printed (``stderr``). Both may quote the tenant's code and data.
     """
-    is_quoting = isinstance(error, (ModelRaised, RunnerCrashed, RunnerProtocol, LoadFailed))
     document: dict[str, Any] = {
         "type": f"/problems/{error.slug}",
         "title": error.title,
         "status": error.status,
-        "detail": error.detail if is_owner or not is_quoting else _withheld(error),
+        "detail": words_of(error, is_owner=is_owner),
         "instance": request_id,
         "code": error.slug,
     }
@@ -415,10 +411,6 @@ def problem_document(
     if is_owner and isinstance(error, GuestError) and error.stderr:
         document["stderr"] = list(error.stderr)
     return document
-
-
-def _withheld(error: ApplianceError) -> str:
-    return f"{error.title}; what it said is shown to its owner only."
 
 
 def problem_reply(error: ApplianceError, request_id: str, *, is_owner: bool = False) -> Reply:

@@ -54,7 +54,7 @@ def build(node: Node, front: Front, *, policy: Policy | None = None) -> Applicat
         front: filled by ``serve``, shown by ``status`` and in every ``url``.
         policy: other rules than the packaged ones, for tests.
     """
-    rows, rules = table(), policy or Policy()
+    rows, rules = table(), policy or node.policy
     return Applications(
         public=Application(rows, node=node, policy=rules, front=front, is_admin=False),
         admin=Application(rows, node=node, policy=rules, front=front, is_admin=True),

@@ -231,6 +231,7 @@ class VersionDoc(Document):
         str, Meta(description="A body the model answered; empty where none is known.")
     ]
     secrets: Annotated[list[str], Meta(description="Names of the secrets it gets.")]
+    calls: Annotated[list[str], Meta(description="Models of its tenant that it may call.")]
     isolation: str
     batch: Annotated[
         dict[str, Any] | None, Meta(description="How calls may be joined; null: they are not.")
@@ -505,6 +506,7 @@ def version_doc_from_version(
         notes=list(manifest.notes),
         sample=manifest.sample,
         secrets=list(manifest.secrets),
+        calls=list(manifest.calls),
         isolation=manifest.isolation,
         batch=msgspec.to_builtins(manifest.batch),
         audit=manifest.audit,

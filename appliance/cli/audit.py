@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from appliance.cli.client import segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.output import cell_text
 from appliance.errors import EX_IOERR, ConfigInvalid
@@ -90,6 +91,41 @@ def _said(value: object, name: str = "") -> Iterator[str]:
             yield f"{name} {' '.join(map(str, value))}"
     elif value not in (None, "") and not name.endswith(_LEFT_OUT) and name != "id":
         yield f"{name} {cell_text(value)}"
+
+
+@audit.command(
+    "calls", examples=("appliance audit calls req_8Zk2Qw", "appliance audit calls job_1a")
+)
+@click.argument("call", metavar="CALL")
+@pass_context
+def calls(context: Context, call: str) -> None:
+    """Show the calls that belong to CALL: models that called models, and steps of pipelines.
+
+    CALL is a request id, as "appliance model call" prints it, a job's id, or the id of a call in
+    the audit log. Indented calls were made by the one above them.
+    """
+    with context.client() as client:
+        document = client.get(f"/api/v1/audit/calls/{segment(call)}")
+    rows = [
+        {
+            **one,
+            "model": f"{'  ' * one['depth']}{one['tenant']}/{one['model']}:{one['version']}",
+            "start": "cold" if one["cold"] else "warm",
+        }
+        for one in document["calls"]
+    ]
+    context.output.table(
+        document,
+        rows,
+        (
+            ("MODEL", "model"),
+            ("CODE", "code"),
+            ("MS", "total_ms"),
+            ("START", "start"),
+            ("CALL", "call"),
+            ("ENTRY", "audit_seq"),
+        ),
+    )
 
 
 @audit.command("verify", examples=("appliance audit verify && echo untouched",))

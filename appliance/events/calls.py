@@ -67,7 +67,9 @@ class CallIntent(Event):
     """A call was admitted; durable before the model sees the request. Digests are keyed (HMAC).
 
     ``route_revision`` is the revision of the route that chose the version, 0 if none did.
-    ``shadow_of`` is the call whose body is repeated, empty for a call of its own.
+    ``shadow_of`` is the call whose body is repeated, empty for a call of its own. ``parent`` is the
+    call that made this one, ``root`` the one that began it all; ``root`` is the call itself where
+    it makes calls, and both are empty for one that neither makes nor was made by one.
     """
 
     KIND: ClassVar[str] = "call.intent"
@@ -78,6 +80,8 @@ class CallIntent(Event):
     request_bytes: int
     route_revision: int = 0
     shadow_of: str = ""
+    parent: str = ""
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,7 @@ class CallOutcome(Event):
     ``code`` is ``unknown`` for an intent whose process died before an outcome was written.
     ``match`` is how a shadow's reply compares with the caller's: ``equal``, ``close`` or
     ``different``. ``merged`` is about the call of the model that answered it, in a version whose
-    calls may be joined.
+    calls may be joined. ``parent`` and ``root`` are as in its intent.
     """
 
     KIND: ClassVar[str] = "call.outcome"
@@ -109,6 +113,8 @@ class CallOutcome(Event):
     shadow_of: str = ""
     match: str = ""
     merged: Merged | None = None
+    parent: str = ""
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

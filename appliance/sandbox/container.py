@@ -262,9 +262,9 @@ class PodmanSandbox:
         """See ``Sandbox.load``."""
         started = clock.monotonic_ns()
         self._state = "loading"
-        limit_ms = self.spec.limits.load_timeout_ms
-        deps = "/deps" if self.spec.deps_key else ""
+        limit_ms, deps = self.spec.limits.load_timeout_ms, "/deps" if self.spec.deps_key else ""
         header: dict[str, Any] = {"entry": self.spec.entry, "path": "/model", "deps": deps}
+        header |= {"calls": True} if self.spec.makes_calls else {}
         if self.spec.options:
             header["options"] = self.spec.options
         if self.spec.outlets is not None and self.spec.outlets.proxy:

@@ -72,6 +72,8 @@ class Header(msgspec.Struct):
     group: int = 0
     group_rows: int = 0
     calls: int = 1
+    req: str = ""
+    target: str = ""
 
 
 _header_from_bytes = msgspec.json.Decoder(Header).decode

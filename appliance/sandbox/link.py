@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.sandbox.batches import Faulted, OpenBatch, OpenBatches, header_of
+from appliance.sandbox.calling import BadCall, CallDesk
 from appliance.sandbox.frames import (
     CONTENT_TYPE,
     PROTO,
@@ -121,6 +122,7 @@ class _Open:
         self.answer = answer
         self.body_bytes_max = body_bytes_max
         self.sink = sink
+        self.desk: CallDesk | None = None
         self.done: asyncio.Future[tuple[Header, bytes]] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:
@@ -245,17 +247,22 @@ class Link:
         exchange = self._begin(
             _Open(ident=request.id, answer="RES", body_bytes_max=request.reply_bytes_max)
         )
-        header = {
+        header: dict[str, Any] = {
             "type": "REQ",
             "id": request.id,
             "content_type": request.content_type,
             "timeout_ms": request.timeout_ms,
         }
+        if request.calls is not None:
+            exchange.desk = CallDesk(request.id, request.calls, self._say)
+            header["calls"] = exchange.desk.limits
         try:
             await self._send(frame(header, len(request.body)), memoryview(request.body))
             answer, body = await exchange.done
         finally:
             self._open = None
+            if exchange.desk is not None:
+                exchange.desk.close()
         if not CONTENT_TYPE.fullmatch(answer.content_type):
             raise LinkLost("the answer's content type is not printable text")
         compute_us = min(max(answer.compute_us, 0), request.timeout_ms * 1000)
@@ -354,6 +361,11 @@ class Link:
             if self._open is None or not self._open.done.done():
                 raise LinkLost(self.protocol_error) from None
 
+    async def _say(self, header: dict[str, Any], body: bytes) -> None:
+        """Answer a CALL; whether the runner is still there shows in what it sends itself."""
+        with contextlib.suppress(LinkLost):
+            await self._send(frame(header, len(body)), body)
+
     def _lose(self, protocol: str) -> None:
         if protocol and not self.protocol_error:
             self.protocol_error = protocol
@@ -417,6 +429,9 @@ class Link:
             exchange = self._open
             if exchange is None or exchange.done.done():
                 raise LinkLost(f"{clean(header.type, 20)} while nothing was asked")
+            if header.type == "CALL" and exchange.desk is not None:
+                await _take_call(exchange.desk, reader, header, body_bytes)
+                continue
             if header.id != exchange.ident:
                 raise LinkLost("an answer to something that was not asked")
             if header.type == "ERR" and not body_bytes:
@@ -482,6 +497,15 @@ class Link:
                 if line.strip():
                     self._log(clean(line, 300))
         await bucket.pay(body_bytes)
+
+
+async def _take_call(
+    desk: CallDesk, reader: asyncio.StreamReader, header: Header, body_bytes: int
+) -> None:
+    try:
+        await desk.take(reader, header, body_bytes)
+    except BadCall as error:
+        raise LinkLost(str(error)) from error
 
 
 def _uid_of_peer(writer: asyncio.StreamWriter) -> int:

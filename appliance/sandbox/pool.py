@@ -38,8 +38,9 @@ from appliance.sandbox.executor import Executor, Sandbox
 from appliance.sandbox.gpu_place import Fill, Hold, Places
 from appliance.sandbox.keeper import Keeper, Load, Pace, free_bytes_min
 from appliance.sandbox.lease import Lease
+from appliance.sandbox.nesting import Holders, Line
 from appliance.sandbox.spec import ReservationInfo, SandboxInfo, SandboxSpec
-from appliance.sandbox.waiting import Entry, Grant, Waiter, in_turn
+from appliance.sandbox.waiting import IN_VAIN, Entry, Grant, Waiter, in_turn, is_in_vain
 from appliance.sandbox.zygotes import Zygotes
 
 _LOG = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Pool:
         self._entries: dict[str, Entry] = {}
         self._counts: dict[str, int] = {}  # sandboxes of a version, those being made included
         self._waiters: list[Waiter] = []
+        self._holders = Holders(self._instances_max)
         self._lent: Counter[str] = Counter()  # sandboxes granted to waiters, by tenant
         self._gpus_awaited = False  # somebody ahead in the queue waits for GPUs
         self._freeing: set[Hold] = set()  # of idle sandboxes that are ended for their GPUs
@@ -97,6 +99,7 @@ class Pool:
         *,
         spare: bool = False,
         deadline: float | None = None,
+        line: Line | None = None,
     ) -> AsyncIterator[Lease]:
         """A loaded sandbox of this version for the length of the block.
 
@@ -106,9 +109,11 @@ class Pool:
                 if the load in a sandbox made ahead failed.
             spare: take only what nobody would miss: never wait, nor end another's idle sandbox.
             deadline: loop time after which nobody wants it any more.
+            line: the call it is for, where that is made by a call or may make some.
 
         Raises:
-            CapacityExhausted: the queue is full, the wait was too long, or nothing is to spare.
+            CapacityExhausted: the queue is full, the wait was too long, nothing is to spare, or
+                what it waits for is held by calls that wait for it.
             DeadlinePassed: it was not there in time.
             Draining: the pool is closing.
             ApplianceError: what ``Executor.create`` and ``Sandbox.load`` raise.
@@ -120,7 +125,7 @@ class Pool:
         self._keeper.start()
         try:
             started = clock.monotonic_ns()
-            grant = await self._wait_for_grant(spec, deadline)
+            grant = await self._wait_for_grant(Waiter(spec=spec, line=line), deadline)
             granted = clock.monotonic_ns()
             cold = grant.entry is None
             try:
@@ -128,6 +133,7 @@ class Pool:
             except BaseException:
                 self._lent[spec.tenant_id] -= 1
                 raise
+            entry.line = line
             lease = Lease(
                 entry.sandbox,
                 cold=cold,
@@ -145,6 +151,9 @@ class Pool:
                 self._release(entry, lease)
         finally:
             self._leases -= 1
+            if line is not None:
+                self._holders.end(line)
+                self._dispatch()
             if not self._leases:
                 self._quiet.set()
 
@@ -248,13 +257,13 @@ class Pool:
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
 
-    async def _wait_for_grant(self, spec: SandboxSpec, deadline: float | None) -> Grant:
+    async def _wait_for_grant(self, waiter: Waiter, deadline: float | None) -> Grant:
+        spec = waiter.spec
         if self._closing:
             raise Draining("The appliance is shutting down.")
         if refusal := self._executor.places.refusal(spec.resources):
             raise GpuLost(refusal, hint="appliance gpu list")
         key = spec.version_key
-        waiter = Waiter(spec=spec)
         self._waiters.append(waiter)
         self._dispatch()
         if waiter.grant.done():
@@ -264,6 +273,7 @@ class Pool:
             raise CapacityExhausted(
                 f"{self._settings.queue_max} calls already wait for this version."
             )
+        self._require_hope(waiter)
         due = asyncio.get_running_loop().time() + self._settings.queue_timeout_s
         try:
             async with asyncio.timeout_at(due if deadline is None else min(due, deadline)):
@@ -319,11 +329,22 @@ class Pool:
         """Serve every waiter that can be served now, each in its turn."""
         self._gpus_awaited = False
         for waiter in in_turn(self._waiters, self._lent):
-            grant = None if waiter.grant.done() else self._grant(waiter.spec)
+            is_next = not waiter.grant.done() and self._holders.may_have(waiter.line)
+            grant = self._grant(waiter.spec) if is_next else None
             if grant is not None:
+                self._holders.begin(waiter.line)
                 self._lent[waiter.spec.tenant_id] += 1
                 waiter.grant.set_result(grant)
         self._waiters = [waiter for waiter in self._waiters if not waiter.grant.done()]
+
+    def _require_hope(self, waiter: Waiter) -> None:
+        """Return unless a call below others waits for what is held by calls that wait."""
+        is_full = sum(self._counts.values()) >= self._instances_max and self._least_needed() is None
+        full = {key for key, count in self._counts.items() if count >= self._per_version_max}
+        every = (self._waiters, self._entries.values(), self._counts, self._holders)
+        if is_in_vain(waiter, *every, full=full, is_full=is_full):
+            self._waiters.remove(waiter)
+            raise CapacityExhausted(IN_VAIN, hint="have IT raise sandbox.instances_max")
 
     def _grant(self, spec: SandboxSpec) -> Grant | None:
         key = spec.version_key
@@ -463,7 +484,7 @@ class Pool:
 
     def _shelve(self, entry: Entry) -> None:
         """Make an entry idle and start its clocks."""
-        entry.lent = False
+        entry.lent, entry.line = False, None
         self._entries.pop(entry.sandbox.id, None)
         self._entries[entry.sandbox.id] = entry
         loop = asyncio.get_running_loop()

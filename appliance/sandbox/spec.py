@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from appliance.errors import ApplianceError
 from appliance.records import (
@@ -63,7 +63,8 @@ class SandboxSpec:
     version asks for, set by the pool. Without ``outlets`` there is no way out of it at all.
     ``options`` is JSON for the code that serves an entry of the form ``@convention``. ``caution``
     is what stands in front of the model's own stderr wherever that is shown. ``batch`` says how its
-    calls may be joined.
+    calls may be joined. Without ``makes_calls`` its runner is not told that there is a CALL, and
+    one is a protocol error.
     """
 
     version_key: str
@@ -83,6 +84,7 @@ class SandboxSpec:
     isolation: Isolation = "standard"
     caution: str = ""
     batch: Batching | None = None
+    makes_calls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +127,60 @@ class ZygoteKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A call that a model asks for while it answers one; nothing in it is to be believed."""
+
+    target: str
+    content_type: str
+    body: bytes
+
+
+class Calls(Protocol):
+    """Who makes the calls that a model asks for while it answers one call."""
+
+    parallel_max: int
+    """Calls open at once."""
+    frames_max: int
+    """CALL frames before the guest is taken for a flood."""
+    body_bytes_max: int
+    """The largest body of one."""
+    deadline_ns: int
+    """When the outer call is over (monotonic); set when it begins."""
+
+    def hold(self, size: int) -> None:
+        """Take room for so many bytes until the outer call ends.
+
+        Raises:
+            ApplianceError: there is none; what it asked for is refused.
+        """
+        ...
+
+    async def call(self, asked: Asked) -> Reply:
+        """The answer of another model.
+
+        Raises:
+            ApplianceError: there is none; ``told`` is what the asking model may hear of it.
+        """
+        ...
+
+    def told(self, error: ApplianceError) -> str:
+        """What a problem says to the model that asked, bounded by nothing yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call as the runner sees it; ``id`` is chosen by the host and never reused."""
+    """One call as the runner sees it; ``id`` is chosen by the host and never reused.
+
+    ``calls`` makes the calls of a version that declares some, and is there for such versions only.
+    """
 
     id: str
     content_type: str
     body: bytes
     timeout_ms: int
     reply_bytes_max: int
+    calls: Calls | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

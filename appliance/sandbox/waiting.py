@@ -8,11 +8,13 @@ Read next: ``pool``, the only user.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from appliance.sandbox.executor import Sandbox
 from appliance.sandbox.gpu_place import Hold
+from appliance.sandbox.nesting import Holders, Line, Taken, Wanting, is_hopeless
 from appliance.sandbox.spec import SandboxSpec
 
 
@@ -26,6 +28,7 @@ class Entry:
     ahead: bool = False
     lent: bool = True
     retiring: bool = False
+    line: Line | None = None
     timer: asyncio.TimerHandle | None = None
     freezer: asyncio.TimerHandle | None = None
 
@@ -54,6 +57,7 @@ class Waiter:
     """A call that waits for its grant."""
 
     spec: SandboxSpec
+    line: Line | None = None
     grant: asyncio.Future[Grant] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -65,12 +69,61 @@ def in_turn(waiters: Iterable[Waiter], lent: Mapping[str, int]) -> list[Waiter]:
     Whose tenant has the fewest sandboxes lent comes first, and of those who waits longest: a tenant
     that asks for many is served as much as there is room, and stands in nobody's way. Who waits for
     GPUs comes before, and is not overtaken by one who came later: it may need several at once.
+    Before all of them come calls that a call waits for which holds a sandbox meanwhile.
 
     Args:
         waiters: those who wait, oldest first.
         lent: sandboxes lent, by tenant.
     """
-    return sorted(
-        waiters,
-        key=lambda one: -1 if one.spec.resources.gpus else lent.get(one.spec.tenant_id, 0),
-    )
+
+    def turn(one: Waiter) -> int:
+        if one.line is not None and one.line.holder is not None:
+            return -2
+        return -1 if one.spec.resources.gpus else lent.get(one.spec.tenant_id, 0)
+
+    return sorted(waiters, key=turn)
+
+
+IN_VAIN = "Every sandbox this call could get is held by calls that wait for it, or for its like."
+
+
+def is_in_vain(
+    waiter: Waiter,
+    waiters: Iterable[Waiter],
+    entries: Collection[Entry],
+    counts: Mapping[str, int],
+    holders: Holders,
+    *,
+    full: Collection[str],
+    is_full: bool,
+) -> bool:
+    """Whether a call below another waits for what is held by calls that wait; see ``nesting``.
+
+    Args:
+        waiter: the call, which is among the waiters.
+        waiters: all who wait.
+        entries: every sandbox there is.
+        counts: sandboxes of each version, those being made or ending included.
+        holders: the calls that may call and have one.
+        full: versions that have as many as they may.
+        is_full: whether there are as many as there may be, and none can be ended.
+    """
+    line = waiter.line
+    if line is None or line.holder is None:
+        return False
+    waiting = [
+        Wanting(
+            key=one.spec.version_key,
+            line=one.line,
+            at_cap=one.spec.version_key in full,
+            at_holders=not holders.may_have(one.line),
+        )
+        for one in waiters
+        if one.line is not None and not one.grant.done()
+    ]
+    taken = [Taken(key=one.spec.version_key, line=one.line) for one in entries if one.lent]
+    # What counts and is no entry is being made or ending: it goes on by itself.
+    changing = Counter(counts)
+    changing.subtract(one.spec.version_key for one in entries)
+    taken += [Taken(key=key) for key, count in changing.items() if count > 0]
+    return is_hopeless(line, waiting, taken, is_full=is_full)

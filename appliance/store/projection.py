@@ -33,7 +33,7 @@ from appliance.store.seal import DISK_FULL
 from appliance.store.state import REGISTRY_EVENTS
 
 _LOG = logging.getLogger(__name__)
-_SCHEMA = 4
+_SCHEMA = 5
 _BATCH = 20_000
 _TAGS = 10_000  # actors remembered
 _INTENT, _OUTCOME = msgspec.json.Decoder(CallIntent), msgspec.json.Decoder(CallOutcome)
@@ -53,7 +53,7 @@ CREATE TABLE call (seq BIGINT, time_ns BIGINT, tenant_id VARCHAR, actor BLOB, mo
                    queue_us BIGINT, load_us BIGINT, compute_us BIGINT, total_us BIGINT,
                    intent_seq BIGINT, request_bytes BIGINT, route_revision BIGINT,
                    call_id VARCHAR, shadow_of VARCHAR, match VARCHAR, merged_calls BIGINT,
-                   merged_rows BIGINT, own_rows BIGINT);
+                   merged_rows BIGINT, own_rows BIGINT, root VARCHAR);
 CREATE TABLE tenant (id VARCHAR PRIMARY KEY, created_ns BIGINT, isolation VARCHAR, sealed BLOB);
 CREATE TABLE api_key (id VARCHAR PRIMARY KEY, tenant_id VARCHAR, role VARCHAR, created_ns BIGINT,
                       expires_ns BIGINT, revoked_ns BIGINT, sealed BLOB);
@@ -70,7 +70,7 @@ CREATE TABLE metric (seq BIGINT, tenant_id VARCHAR, model_id VARCHAR, number INT
                      route_revision BIGINT, call_id VARCHAR, value DOUBLE);
 CREATE TABLE route (model_id VARCHAR, revision BIGINT, tenant_id VARCHAR, set_ns BIGINT,
                     sealed BLOB, PRIMARY KEY (model_id, revision));
-INSERT INTO meta VALUES (4, 0);
+INSERT INTO meta VALUES (5, 0);
 """
 
 _LOCK_DOWN = (
@@ -428,10 +428,11 @@ class Projection:
                 call.intent_seq,
                 intent[1] if intent else None,
                 call.route_revision,
-                call.call_id if call.route_revision else None,
+                call.call_id if call.route_revision or call.root else None,
                 call.shadow_of or None,
                 call.match or None,
                 *((m.calls, m.rows, m.own_rows) if (m := call.merged) else (None, None, None)),
+                call.root or None,
             )
         )
 

@@ -289,6 +289,20 @@ class Queries:
         )
         return rows[0] if rows else None
 
+    async def calls_with(self, call_id: str, *, limit: int = 1000) -> list[Entry]:
+        """The outcomes of the calls one belongs with: above, below and beside it, as they ended.
+
+        Args:
+            call_id: of any of them; a call that neither makes nor was made by one is with none.
+            limit: at most this many.
+        """
+        return await self._entries(
+            "SELECT entry.segment, entry.position, entry.place FROM call JOIN entry USING (seq) "
+            "WHERE root = (SELECT root FROM call WHERE call_id = ? AND root IS NOT NULL LIMIT 1) "
+            "ORDER BY seq LIMIT ?",
+            [call_id, limit],
+        )
+
     async def usage(
         self, *, since_ns: int, until_ns: int, tenant_id: str | None = None
     ) -> list[UsageRow]:

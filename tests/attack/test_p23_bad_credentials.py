@@ -26,6 +26,7 @@ VALUES = {
     "job": "job_none",
     "webhook": "wh_none",
     "schedule": "sch_none",
+    "call": "call_none",
     "sandbox_id": "box_1",
     "name": "python3.11",
     "digest": "0" * 64,

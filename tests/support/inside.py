@@ -20,11 +20,18 @@ import msgspec
 
 from appliance import api, clock, config
 from appliance.auth.peer import Peer
-from appliance.errors import IsolationUnavailable, ModelRaised, RunnerCrashed
+from appliance.errors import (
+    ApplianceError,
+    IsolationUnavailable,
+    ModelRaised,
+    RunnerCrashed,
+    RunnerProtocol,
+)
 from appliance.node import Node
 from appliance.records import Artifact, ArtifactFile, Isolation, Manifest, Merged, Version
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.spec import (
+    Asked,
     Batch,
     LimitsReport,
     Reply,
@@ -41,6 +48,7 @@ PASSPHRASE = "a passphrase for tests only"
 class EchoSandbox:
     """Answers with what it was asked; ``raise`` raises, ``sleep <s>`` waits first.
 
+    ``call <target> <request>`` is answered with what that model answers, or ``refused: <code>``;
     ``at <n> <request>`` is that request to version n, and an echo of all of it to others.
     """
 
@@ -88,11 +96,26 @@ class EchoSandbox:
         request = replace(request, body=request.body.removeprefix(prefix))
         if request.body == b"raise":
             raise ModelRaised("ValueError: no", stderr=("line one", "secret line two"))
+        if request.body.startswith(b"call "):
+            return await self._call(request)
         if request.body.startswith(b"sleep "):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), float(request.body.split()[1]))
                 raise RunnerCrashed("The model was stopped.", exit_code=137)
         return Reply(content_type=request.content_type, body=request.body, compute_us=5)
+
+    async def _call(self, request: Request) -> Reply:
+        if request.calls is None:
+            raise RunnerProtocol("CALL is not allowed here")
+        _, target, *rest = request.body.split(b" ", 2)
+        asked = Asked(
+            target=target.decode(), content_type=request.content_type, body=b"".join(rest)
+        )
+        try:
+            return await request.calls.call(asked)
+        except ApplianceError as error:
+            body = f"refused: {error.slug}: {request.calls.told(error)}".encode()
+            return Reply(content_type="text/plain", body=body, compute_us=5)
 
     async def freeze(self) -> None:
         pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from appliance.api.native import (
     audit,
+    call_tree,
     calls,
     drift,
     egress,
@@ -40,5 +41,6 @@ OPERATIONS = (
     *jobs.OPERATIONS,
     *schedules.OPERATIONS,
     *webhooks.OPERATIONS,
+    *call_tree.OPERATIONS,
     *audit.OPERATIONS,
 )

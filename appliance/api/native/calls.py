@@ -152,6 +152,7 @@ def _shadowing(
         content_type=content_type,
         body=body,
         reply=outcome.reply,
+        caller_id=context.principal.id,
     )
     return functools.partial(shadows.offer, answered)
 

@@ -342,7 +342,9 @@ def fault_from_exception(error: BaseException) -> dict[str, Any]:
             break
         trace.append(line[:500])
     found = {"kind": "raised", "detail": last[:1500], "missing": "", "trace": trace[::-1]}
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and error.name == "appliance_model":
+        found["detail"] = 'appliance_model is there for models that declare calls = ["OTHER"].'
+    elif isinstance(error, ImportError):
         found.update(kind="import", missing=sendable(str(error.name or "").partition(".")[0][:200]))
     return found
 
@@ -468,6 +470,8 @@ class Runner:
         unpack(ChunkReader(self.channel), path)
         os.chdir(path)
         self.forget_shadowed(path)
+        if header.get("calls"):
+            helper("calling").install(self.channel, globals())
         sys.path[:0] = [part for part in (path, deps) if part and part not in sys.path]
         normal = gc.get_threshold()
         gc.set_threshold(*PATIENT_GC)

@@ -34,8 +34,9 @@ class Language:
     before and after the packages are put into the root folder (``$1``). A runtime with a
     ``compiler`` runs what that other runtime made of the artifact at its registration, the file
     ``compiled``; a runtime that ``is_compiler`` runs no versions of its own. A runner that
-    ``imports_ahead`` understands IMPORT. ``part`` is what the language calls a thing its runner
-    finds missing, and ``part_hint`` tells the model's owner what to do then.
+    ``imports_ahead`` understands IMPORT, one that ``makes_calls`` sends CALL. ``part`` is what the
+    language calls a thing its runner finds missing, and ``part_hint`` tells the model's owner what
+    to do then.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Language:
     compiled: str = ""
     is_compiler: bool = False
     imports_ahead: bool = False
+    makes_calls: bool = False
     part: str = "package"
     part_hint: str = "add it to requirements in appliance.toml"
 

@@ -1,0 +1,237 @@
+"""Calls that calls make, in the name of whoever made the first: what may be called, and how far.
+
+Owns: the rights of such a call (the caller's own, asked of the policy anew each time), that the
+manifest declares it, its depth, count, time and memory, and that nothing outlives the call above.
+Never: reads frames (``sandbox.calling``), or runs a call itself (``invoke``).
+Read next: ``invoke``, ``sandbox.nesting`` (sandboxes that wait for each other).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from appliance import clock, config
+from appliance.auth.recorded import principal_of
+from appliance.errors import (
+    ApplianceError,
+    CallLimitReached,
+    CallUndeclared,
+    Forbidden,
+    NotFound,
+    words_of,
+)
+from appliance.invoke import Invoker, Opening, Outcome, Tally, Under, Via
+from appliance.policy import NOT_FOUND, Policy, Principal
+from appliance.records import LIVE, Target, Version, target_from_text
+from appliance.room import Hold, Room
+from appliance.routing import Routing
+from appliance.sandbox.spec import Asked, Reply
+from appliance.shadow import Answered, Shadows
+from appliance.store import Store
+
+PARALLEL_MAX = 8
+_REFUSED_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What calls below calls are made with."""
+
+    store: Store
+    invoker: Invoker
+    routing: Routing
+    shadows: Shadows
+    policy: Policy
+    room: Room
+    settings: config.Calls
+    body_bytes_max: int
+
+
+class Outer:
+    """One call that may make calls; ``invoke.Below``."""
+
+    parallel_max = PARALLEL_MAX
+
+    def __init__(self, parts: Parts, opening: Opening) -> None:
+        """Begin it; ``end`` ends it."""
+        limits, under = opening.version.manifest.limits, opening.via.under
+        self.deadline_ns = 0
+        self.frames_max = limits.calls_max + _REFUSED_MAX
+        self.body_bytes_max = parts.body_bytes_max
+        self._parts = parts
+        self._opening = opening
+        self._hold = Hold(parts.room, opening.version.tenant_id)
+        self._calls = 0
+        self._depth = (under.depth if under else 0) + 1
+        allowed = under.depth_max if under else parts.settings.depth_max
+        self._depth_max = min(allowed, self._depth - 1 + limits.call_depth_max)
+        self._tally = under.tally if under else Tally()
+        self._root = under.root if under else opening.call_id
+        self._running: set[asyncio.Task[Outcome]] = set()
+
+    def hold(self, size: int) -> None:
+        """See ``spec.Calls``."""
+        self._hold.add(size)
+
+    def told(self, error: ApplianceError) -> str:
+        """See ``spec.Calls``: what a caller with these rights would be told."""
+        caller = self._caller()
+        is_owner = caller is not None and (caller.kind == "peer" or caller.role == "owner")
+        return words_of(error, is_owner=is_owner)
+
+    async def call(self, asked: Asked) -> Reply:
+        """See ``spec.Calls``."""
+        target = target_from_text(asked.target)
+        if target is None or not self._is_declared(target):
+            name = asked.target if target else "that"
+            raise CallUndeclared(
+                f"The manifest does not declare calls of '{name}'.",
+                hint=f'calls = ["{name}"]' if target else "",
+            )
+        outcome = await self.make(target, content_type=asked.content_type, body=asked.body)
+        return Reply(
+            content_type=outcome.content_type, body=outcome.reply, compute_us=outcome.total_us
+        )
+
+    async def make(self, target: Target, *, content_type: str, body: bytes) -> Outcome:
+        """Call a model below this call.
+
+        Raises:
+            Forbidden: whoever made the first call may not call that model.
+            NotFound: there is no such model, version or alias.
+            CallLimitReached: it would be one too many, or too deep.
+            ApplianceError: what ``Invoker.run`` raises.
+        Audit: call.intent and call.outcome with this call as parent.
+        """
+        self._count()
+        model_id, version, revision = self._chosen(target)
+        opening = self._opening
+        is_shadow = bool(opening.via.shadow_of)
+        call_id = clock.new_id("call")
+        via = Via(
+            # A shadow's calls are no part of what the route of another model did.
+            route_revision=0 if is_shadow else revision,
+            shadow_of=opening.via.shadow_of,
+            caller_id=opening.via.caller_id,
+            under=Under(
+                parent=opening.call_id,
+                root=self._root,
+                depth=self._depth,
+                depth_max=self._depth_max,
+                tally=self._tally,
+                deadline_ns=self.deadline_ns,
+                line=opening.line,
+            ),
+        )
+        run = self._parts.invoker.run(
+            principal_id=opening.principal_id,
+            request_id=call_id,
+            version=version,
+            content_type=content_type,
+            body=body,
+            via=via,
+        )
+        task = asyncio.create_task(run)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            outcome = await task
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if via.route_revision:
+            self._repeat(call_id, model_id, revision, content_type, body, outcome)
+        return outcome
+
+    async def end(self) -> None:
+        """See ``invoke.Below``."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._hold.give_back()
+
+    def _count(self) -> None:
+        """Count a call, if there may be one more.
+
+        Raises:
+            CallLimitReached: there may not.
+        """
+        limits, settings = self._opening.version.manifest.limits, self._parts.settings
+        if self._depth > self._depth_max:
+            raise CallLimitReached(
+                f"This call would be on level {self._depth} below the caller's own; "
+                f"{self._depth_max} are allowed.",
+                hint="limits.call_depth_max of the manifest; calls.depth_max of the appliance",
+            )
+        if self._calls >= limits.calls_max:
+            raise CallLimitReached(
+                f"One call of this version may make {limits.calls_max} calls.",
+                hint="limits.calls_max of the manifest",
+            )
+        if self._tally.calls >= settings.count_max:
+            raise CallLimitReached(
+                f"There are {settings.count_max} calls below the caller's own, which is the most.",
+                hint="calls.count_max of the appliance",
+            )
+        self._calls += 1
+        self._tally.calls += 1
+
+    def _is_declared(self, target: Target) -> bool:
+        """Whether the manifest names this target, or its model with nothing more."""
+        declared = self._opening.version.manifest.calls
+        return str(target) in declared or target.model in declared
+
+    def _chosen(self, target: Target) -> tuple[str, Version, int]:
+        """Model, version and route revision of a target that the first caller may call."""
+        opening, parts = self._opening, self._parts
+        caller = self._caller()
+        if caller is None:
+            raise Forbidden("Whoever began this call has no rights any more.")
+        tenant_id = opening.version.tenant_id
+        parts.policy.require(caller, "model:invoke", tenant_id=tenant_id, model=target.model)
+        snapshot = parts.store.registry.snapshot
+        model = snapshot.model(tenant_id, target.model)
+        if model is None:
+            raise NotFound(NOT_FOUND)
+        number, revision = target.number, 0
+        if not number and not target.alias:
+            choice = parts.routing.choose(model.id, caller.id, lambda _: "")
+            if choice is not None:
+                number, revision = choice[0], choice[1].route_revision
+        if not number:
+            alias = snapshot.alias(model.id, target.alias or LIVE)
+            number = alias.number if alias else 0
+        version = snapshot.version(model.id, number)
+        if version is None:
+            raise NotFound(NOT_FOUND)
+        return model.id, version, revision
+
+    def _caller(self) -> Principal | None:
+        """Whose rights these calls have, as they are now."""
+        opening = self._opening
+        caller_id = opening.via.caller_id or opening.principal_id
+        return principal_of(caller_id, self._parts.store.registry.snapshot)
+
+    def _repeat(
+        self,
+        call_id: str,
+        model_id: str,
+        revision: int,
+        content_type: str,
+        body: bytes,
+        outcome: Outcome,
+    ) -> None:
+        """Have the shadows of a route repeat a call it sent on."""
+        if self._parts.shadows.has_any(model_id):
+            self._parts.shadows.offer(
+                Answered(
+                    call_id=call_id,
+                    model_id=model_id,
+                    revision=revision,
+                    content_type=content_type,
+                    body=body,
+                    reply=outcome.reply,
+                    caller_id=self._opening.principal_id,
+                )
+            )

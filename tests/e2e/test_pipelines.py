@@ -1,0 +1,57 @@
+"""Models that call models, in real sandboxes, from push to the audit log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import RunningAppliance
+
+pytestmark = pytest.mark.podman
+EXAMPLE = Path(__file__).parents[2] / "examples" / "iris-pipeline"
+ROWS = str(EXAMPLE / "rows.json")
+
+
+def text(running: RunningAppliance, *arguments: str) -> str:
+    done = running.cli(*arguments)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    return done.stdout.decode()
+
+
+def cli(running: RunningAppliance, *arguments: str) -> Any:
+    return json.loads(text(running, "--json", *arguments))
+
+
+@pytest.fixture(scope="module")
+def parts(running: RunningAppliance) -> str:
+    """The tenant whose two models the others are made of."""
+    cli(running, "tenant", "create", "demo")
+    for folder in ("scaler", "classifier"):
+        text(running, "model", "push", str(EXAMPLE / folder), f"demo/iris-{folder}")
+    return "demo"
+
+
+def test_a_model_calls_two_others_and_the_audit_log_shows_all_three(
+    running: RunningAppliance, parts: str
+) -> None:
+    made = cli(running, "model", "push", str(EXAMPLE / "screener"), f"{parts}/screener")
+    assert made["calls"] == ["iris-scaler", "iris-classifier@live"]
+    done = running.cli("model", "call", f"{parts}/screener", "--data", ROWS)
+    assert done.returncode == 0, done.stderr
+    expected = json.loads((EXAMPLE / "expected.json").read_text())
+    assert json.loads(done.stdout) == [
+        expected["classes"][row.index(max(row))] if max(row) >= 0.9 else None
+        for row in expected["probabilities"]
+    ]
+    request_id = done.stderr.decode().split()[-1]
+    tree = cli(running, "audit", "calls", request_id)
+    assert [(one["depth"], one["model"], one["code"]) for one in tree["calls"]] == [
+        (0, "screener", "ok"),
+        (1, "iris-scaler", "ok"),
+        (1, "iris-classifier", "ok"),
+    ]
+    lines = text(running, "audit", "calls", request_id).splitlines()
+    assert lines[1].startswith("demo/screener:1 ")
+    assert lines[2].startswith("  demo/iris-scaler:1 ")
