@@ -22,7 +22,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     trial      what a version's first sandbox shows       supply  runtimes and dependency sets
     timetable  when cron fields are due, in a time zone
     traffic    how a route's arms share calls, purely     effects  statistics of two arms
-    lineage    what a version was made from, as a graph
+    lineage    what a version was made from, as a graph   catalogue  what is registered already
     drift      how far inputs and answers are from a baseline, purely
     policy     who may do what                            auth    who is calling
     conventions  manifests of models that bring none: MLflow folders, ONNX, pickles, skops

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from appliance import (
     provision,
     trial,
 )
+from appliance.catalogue import Catalogue, found_alike
+from appliance.catalogue.alike import text_of
 from appliance.errors import (
     BuildFailed,
     FieldError,
@@ -34,6 +36,7 @@ from appliance.errors import (
     UnsupportedMedia,
 )
 from appliance.records import (
+    Alike,
     Artifact,
     Container,
     Manifest,
@@ -85,6 +88,7 @@ class Lifecycle:
         settings: config.Settings,
     ) -> None:
         """Args: ``pool`` and ``executor`` raise the problem that keeps sandboxes away, if any."""
+        self.catalogue = Catalogue()
         self._store = store
         self._pool = pool
         self._executor = executor
@@ -158,18 +162,14 @@ class Lifecycle:
         may_see: lineage.MaySee,
         progress: Progress,
     ) -> Version:
-        if media_type not in _MEDIA_TYPES:
-            raise UnsupportedMedia(
-                f"'{media_type[:80]}' is not an archive type accepted here.",
-                hint="Send application/x-tar or application/gzip; 'appliance model push' does.",
-            )
+        is_gzip = _is_gzip(media_type)
         progress("receive", "reading the archive", 0.0)
-        artifact, declared, captured = await self._receive(
-            tenant, chunks, is_gzip=_MEDIA_TYPES[media_type]
-        )
+        artifact, declared, captured = await self._receive(tenant, chunks, is_gzip=is_gzip)
         for note in declared.notes:
             progress("recognise", note, 0.1)
         parents = self._parents(tenant, declared, captured, may_see)
+        early = await self._alike(tenant, model_name, declared, artifact)
+        self._tell(early, may_see, progress, 0.1)
         model_id = self._require_secrets(tenant, model_name, declared)
         runtime = images.require(self._data_dir, declared.runtime)
         if runtime.image is not None:
@@ -192,6 +192,8 @@ class Lifecycle:
         declared = await self._try(draft, model_id, model_name)
         for note in declared.notes[len(draft.manifest.notes) :]:
             progress("try", note, 0.9)
+        alike = await self._alike(tenant, model_name, declared, artifact)
+        self._tell((one for one in alike if one not in early), may_see, progress, 0.9)
         progress("register", "writing the version", 0.95)
         return await self._store.registry.register_version(
             tenant_id=tenant.id,
@@ -202,6 +204,7 @@ class Lifecycle:
             deps_key=built.key,
             lock=built.lock,
             parents=parents,
+            alike=alike,
             actor=principal_id,
         )
 
@@ -341,6 +344,27 @@ class Lifecycle:
             place=manifest.place_of_key(captured, "lineage", "parents"),
         )
 
+    async def _alike(
+        self, tenant: Tenant, model_name: str, declared: Manifest, artifact: Artifact
+    ) -> tuple[Alike, ...]:
+        """What is registered already that is much like this."""
+        snapshot = self._store.registry.snapshot
+
+        def find() -> tuple[Alike, ...]:
+            shelves = self.catalogue.shelves(snapshot, tenant.id)
+            return found_alike(shelves, model_name, declared, artifact)
+
+        return await asyncio.to_thread(find)
+
+    def _tell(
+        self, found: Iterable[Alike], may_see: lineage.MaySee, progress: Progress, fraction: float
+    ) -> None:
+        """Say so, before time is spent on what is there already."""
+        for one in found:
+            model = self._store.registry.snapshot.model_by_id(one.model_id)
+            if model is not None and may_see(model.name):
+                progress("compare", text_of(one, model.name), fraction)
+
     def _require_secrets(self, tenant: Tenant, model_name: str, declared: Manifest) -> str:
         """The id of the model, empty while there is none, if what the version needs is set."""
         snapshot = self._store.registry.snapshot
@@ -362,6 +386,16 @@ class Lifecycle:
             refusal := self._executor().places.refusal(declared.resources)
         ):
             raise ManifestInvalid(refusal, hint="Ask for less; 'appliance gpu list' shows them.")
+
+
+def _is_gzip(media_type: str) -> bool:
+    """Whether an archive of this type is compressed. Raises UnsupportedMedia."""
+    if media_type not in _MEDIA_TYPES:
+        raise UnsupportedMedia(
+            f"'{media_type[:80]}' is not an archive type accepted here.",
+            hint="Send application/x-tar or application/gzip; 'appliance model push' does.",
+        )
+    return _MEDIA_TYPES[media_type]
 
 
 def _joined(reader: archive.Reader, batch: bytes) -> bytes:

@@ -161,6 +161,9 @@ class ModelRow(TypedDict):
     live: int | None
     runtime: str
     size_bytes: int
+    takes: list[str]
+    gives: list[str]
+    tags: dict[str, str]
     calls_15m: int
     errors_15m: int
     p95_ms: float | None

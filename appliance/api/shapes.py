@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from appliance import clock
 from appliance.auth.api_key import DEFAULT_DAYS, MAX_DAYS
+from appliance.catalogue import alike
 from appliance.events import shown
 from appliance.policy import Principal
 from appliance.records import (
@@ -195,6 +196,14 @@ class VersionName(Document):
     version: int
 
 
+class AlikeDoc(VersionName):
+    """A version that was there already when this one, which is much like it, was registered."""
+
+    kind: Literal["files", "most-files", "columns"]
+    share: Annotated[float, Meta(description="How much of the bytes both have; 1: all.")]
+    text: str
+
+
 class VersionDoc(Document):
     """An immutable version."""
 
@@ -217,6 +226,9 @@ class VersionDoc(Document):
     lineage: Annotated[dict[str, Any], Meta(description="As its manifest has it.")]
     parents: Annotated[
         list[VersionName], Meta(description="Versions it was made from, those one may see.")
+    ]
+    alike: Annotated[
+        list[AlikeDoc], Meta(description="What was like it when it came, as far as one may see.")
     ]
     tags: dict[str, str]
     input_schema: dict[str, Any] | None
@@ -497,6 +509,7 @@ def version_doc_from_version(
             for parent in version.parents
             if (name := name_of(parent.model_id))
         ],
+        alike=_alike_docs(version, name_of),
         tags=dict(manifest.tags),
         input_schema=manifest.input_schema,
         check_input=manifest.check_input,
@@ -515,6 +528,20 @@ def version_doc_from_version(
         retired_at=clock.text_from_ns(version.retired_ns) if version.retired_ns else None,
         url=f"{url}/api/v1/models/{tenant}/{model}/versions/{version.number}",
     )
+
+
+def _alike_docs(version: Version, name_of: Callable[[str], str]) -> list[AlikeDoc]:
+    return [
+        AlikeDoc(
+            model=name,
+            version=one.number,
+            kind=one.kind,
+            share=one.share,
+            text=alike.text_of(one, name),
+        )
+        for one in version.alike
+        if (name := name_of(one.model_id))
+    ]
 
 
 def entry_doc_from_entry(entry: Entry, tenant: str) -> EntryDoc:

@@ -9,6 +9,7 @@ A view of a sealed node has no rows but still has the node itself, so that a con
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -21,15 +22,17 @@ from appliance.api.gpus import gpu_rows, gpu_totals, index_of_gpu
 from appliance.api.native.egress import doc_from_rule
 from appliance.api.route_view import route_view
 from appliance.api.supply import runtime_view
+from appliance.catalogue import Card
 from appliance.errors import FieldError, InputInvalid
 from appliance.records import LIVE, Entry, Model, Version
-from appliance.store import CallStats
+from appliance.store import CallStats, Snapshot
 
 CONTRACT = 1
 VOLATILE = frozenset({"uptime_s", "disk", "ledger", "sandboxes"})
 """Members of ``node`` that change by themselves; they do not make a view a new one."""
 
 _MINUTES = 15
+_COLUMNS_MAX = 64
 _RECENT_SHOWN = 5
 _RECENT_LOOKED_AT = 60
 _DECISIONS_SHOWN = 20
@@ -263,11 +266,13 @@ async def _keys(context: Context) -> tuple[Rows, Extras]:
 async def _models(context: Context) -> tuple[Rows, Extras]:
     snapshot = context.snapshot
     stats = await context.services.store.queries.call_stats(minutes=_MINUTES)
+    cards = await asyncio.to_thread(_cards, context, snapshot)
     rows: Rows = []
     for model, tenant in _wanted_models(context):
         versions = snapshot.versions(model.id)
         live = snapshot.alias(model.id, LIVE)
         shown = snapshot.version(model.id, live.number) if live else None
+        card = cards.get(model.id)
         rows.append(
             {
                 "tenant": tenant,
@@ -278,12 +283,22 @@ async def _models(context: Context) -> tuple[Rows, Extras]:
                 "live": live.number if live else None,
                 "runtime": shown.manifest.runtime if shown else "",
                 "size_bytes": sum(version.artifact.blob.size_bytes for version in versions),
+                "takes": [*card.takes][:_COLUMNS_MAX] if card else [],
+                "gives": [*card.gives][:_COLUMNS_MAX] if card else [],
+                "tags": dict(card.manifest.tags) if card else {},
                 "created_at": clock.text_from_ns(model.created_ns),
                 "created_by": model.created_by,
                 **_calls_of(stats, model),
             }
         )
     return rows, {}
+
+
+def _cards(context: Context, snapshot: Snapshot) -> dict[str, Card]:
+    """What the catalogue has of each model's live version, or else its newest, by model."""
+    catalogue = context.services.lifecycle.catalogue
+    shelves = (s for t in snapshot.tenants() for s in catalogue.shelves(snapshot, t.id))
+    return {s.model.id: s.cards[s.live - 1] for s in shelves if s.cards}
 
 
 async def _versions(context: Context) -> tuple[Rows, Extras]:

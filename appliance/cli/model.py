@@ -1,6 +1,6 @@
-"""``appliance model``: push, list, show, lineage, call, reserve, rm.
+"""``appliance model``: push, list, show, search, lineage, call, reserve, rm.
 
-Owns: these commands but for ``lineage``, which has a module of its own.
+Owns: these commands but for ``search`` and ``lineage``, which have a module each.
 Never: loads a model or reads anything of it but its files' bytes.
 Read next: ``pack`` (what is uploaded), ``reference`` (how one is named), ``api.native``.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from appliance.cli import lineage, pack
+from appliance.cli import catalogue, lineage, pack
 from appliance.cli.client import Client, last_of, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.output import Advance
@@ -41,6 +41,7 @@ def model() -> None:
     """Models and their versions."""
 
 
+model.add_command(catalogue.search)
 model.add_command(lineage.show)
 
 
@@ -82,7 +83,7 @@ def push(context: Context, path: Path, name: str, if_changed: bool, dry_run: boo
             with output.progress("push") as advance:
                 version = _upload(client, target, members, advance)
         curl = curl_line(context, version.get("url", ""), _sample(path, version))
-    for note in version.get("notes", ()):
+    for note in (*version.get("notes", ()), *(one["text"] for one in version.get("alike", ()))):
         output.say(note)
     number = version["version"]
     output.data(
@@ -250,6 +251,10 @@ def _lines(document: dict[str, Any]) -> str:
         elif name == "lock" and value:
             lines.append(f"{name:<14} {len(value)} packages")
             lines += [f"{'':<14} {p['name']} {p['version']} {p['digest']}" for p in value]
+        elif name == "alike" and value:
+            lines += [f"{name:<14} {one['text']}" for one in value]
+        elif name == "parents" and value:
+            lines += [f"{name:<14} {one['model']}@{one['version']}" for one in value]
         elif value not in (None, "", [], {}):
             text = (
                 json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value

@@ -26,7 +26,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("doctor", "doctor", "Check this machine and say what to fix."),
     "tenant": ("tenant", "tenant", "Tenants: list, create, isolate, remove."),
     "key": ("key", "key", "API keys: list, create, revoke."),
-    "model": ("model", "model", "Models: push, list, show, call, reserve, remove."),
+    "model": (
+        "model",
+        "model",
+        "Models: push, list, show, search, lineage, call, reserve, remove.",
+    ),
     "job": ("job", "job", "Calls that outlive their request: submit, list, wait, cancel."),
     "schedule": ("schedule", "schedule", "Jobs submitted by the clock: create, list, pause, run."),
     "webhook": ("webhook", "webhook", "Addresses told of events: create, list, test, rotate."),

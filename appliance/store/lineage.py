@@ -31,7 +31,7 @@ def require_parents(snapshot: Snapshot, tenant_id: str, parents: tuple[Parent, .
 def children_of(snapshot: Snapshot, tenant_id: str) -> dict[Parent, list[Parent]]:
     """The tenant's edges from parent to children, by model and number of the child.
 
-    Cost: O(versions of the tenant), about 1 ms for 10,000.
+    Cost: O(versions of the tenant), 30 ms of a processor for 10,000.
     """
     found: dict[Parent, list[Parent]] = {}
     for model in snapshot.models(tenant_id):

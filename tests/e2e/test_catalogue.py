@@ -23,7 +23,7 @@ description = "Customer encoder, trained on all regions"
 
 [lineage]
 parents = ["bert-base of elsewhere"]
-data = ["sha256:6a1f0c customers 2026-10"]
+data = ["sha256:6a1f0cb3 customers 2026-10"]
 """
 CHURN = """\
 runtime = "python3.11"
@@ -32,7 +32,7 @@ description = "Churn within 90 days"
 
 [lineage]
 parents = ["base@1"]
-data = ["sha256:77d2e4 contracts 2026-10"]
+data = ["sha256:77d2e4c0 contracts 2026-10"]
 code = "git 1a2b3c4"
 run = "nightly 17"
 
@@ -90,7 +90,7 @@ def test_lineage_from_the_manifest_to_the_tree(running: RunningAppliance, tmp_pa
     at = {name: next(n for n, line in enumerate(lines) if name in line) for name in
           ("churn@2", "└── churn@1", "└── base@1", "from bert-base of elsewhere")}  # fmt: skip
     assert list(at.values()) == sorted(at.values())
-    assert "data sha256:6a1f0c customers 2026-10" in shown
+    assert "data sha256:6a1f0cb3 customers 2026-10" in shown
     shown = text(running, "model", "lineage", "family/base@live")
     assert "made from: no version of this tenant" in shown
     assert "churn@2" in shown
@@ -100,3 +100,41 @@ def test_lineage_from_the_manifest_to_the_tree(running: RunningAppliance, tmp_pa
     graph = cli(running, "model", "lineage", "family/churn", "--depth", "3")
     assert (graph["version"], len(graph["nodes"]), len(graph["edges"])) == (1, 3, 2)
     assert cli(running, "model", "lineage", "family/none", code=65)["code"] == "not-found"
+
+
+def test_search_and_the_hint_that_it_is_there_already(
+    running: RunningAppliance, tmp_path: Path
+) -> None:
+    running.tenant("shop")
+    code, said = push(running, tmp_path / "base", "shop/base", BASE, 1)
+    assert code == 0, said
+    code, said = push(running, tmp_path / "churn", "shop/churn", CHURN, 2)
+    assert code == 0, said
+    assert "same" not in said
+    folder = tmp_path / "copy"
+    code, said = push(running, folder, "shop/copy", CHURN.replace("Churn", "Loss"), 2)
+    assert code == 0, said
+    assert "  compare: churn@1 has the same files" in said.splitlines()
+    assert "churn@1 has the same files" in said.splitlines()
+    loss = CHURN.replace("Churn", "Loss")
+    code, said = push(running, tmp_path / "other", "shop/copy", loss, 3)
+    assert code == 0, said
+    assert "churn@1 has the same columns" in said.splitlines()
+    assert "alike          churn@1 has the same files" in text(
+        running, "model", "show", "shop/copy:1"
+    )
+
+    found = running.cli("model", "search", "churn", "--tenant", "shop", "--takes", "age")
+    assert found.stdout.decode().splitlines() == [
+        "shop/churn@1  live  Churn within 90 days",
+        "    text      Churn within 90 days",
+        "    takes     age, income",
+    ]
+    assert found.stderr.decode() == "1 of 1 models\n"
+    page = cli(running, "model", "search", "--data", "sha256:77d2e4c", "--tenant", "shop")
+    assert [item["model"] for item in page["items"]] == ["churn", "copy"]
+    first = running.cli("model", "search", "--tenant", "shop", "--limit", "2")
+    assert "2 of 3 models; next: --offset 2" in first.stderr.decode()
+    nothing = running.cli("model", "search", "--gives", "price", "--tenant", "shop")
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, b"", b"nothing found\n")
+    assert cli(running, "model", "search", "--tenant", "none", code=65)["code"] == "not-found"

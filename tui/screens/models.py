@@ -101,6 +101,20 @@ class Models(ListPage):
             least=140,
         ),
         Column(name="by", title="BY", text=lambda r: r["created_by"], width=12, wide=True),
+        # Seen after ``w``, and by the filter always: /takes:age finds who takes it already.
+        Column(
+            name="takes", title="TAKES", text=lambda r: " ".join(r["takes"]), width=16, wide=True
+        ),
+        Column(
+            name="gives", title="GIVES", text=lambda r: " ".join(r["gives"]), width=12, wide=True
+        ),
+        Column(
+            name="tags",
+            title="TAGS",
+            text=lambda r: " ".join(f"{key}={value}" for key, value in r["tags"].items()),
+            width=12,
+            wide=True,
+        ),
     )
 
     def key_of(self, row: Row) -> str:

@@ -25,6 +25,8 @@ from tui.screens.models import VERSION_COLUMNS, retire, set_alias
 from tui.table import Column
 
 FILES_SHOWN = 2000
+DEPTH = 5
+"""How far from a version its lineage is drawn."""
 TABS = ("manifest", "files", "schema", "lineage")
 
 
@@ -115,8 +117,18 @@ class VersionPage(Page):
         except Problem as problem:
             self._why = f"X {problem.title}: {problem.detail}\nRequest id: {problem.request_id}"
         else:
-            self._detail = reply.data if isinstance(reply.data, dict) else None
+            graph = await self._graph(path)
+            if isinstance(reply.data, dict):
+                self._detail = {**reply.data, "graph": graph}
         self.call_later(self._paint)
+
+    async def _graph(self, path: str) -> Mapping[str, Any]:
+        """The versions around this one; empty where they cannot be had."""
+        try:
+            reply = await self.console.client.call("GET", f"{path}/lineage?depth={DEPTH}&limit=500")
+        except Problem:
+            return {}
+        return reply.data if isinstance(reply.data, dict) else {}
 
     def _paint(self) -> None:
         if not self.is_shown:
@@ -168,7 +180,8 @@ class VersionPage(Page):
 
         if self._detail is not None:
             title = "/".join(self.place.args)
-            await self.app.push_screen_wait(Reading(title, text.pretty(self._detail)))
+            came = {name: value for name, value in self._detail.items() if name != "graph"}
+            await self.app.push_screen_wait(Reading(title, text.pretty(came)))
 
     def action_copy(self) -> None:
         """``c`` copies the digest."""
@@ -207,6 +220,7 @@ def _manifest(detail: Mapping[str, Any], state: str, aliases: Sequence[str]) -> 
         "url": detail.get("url"),
     }
     lines = _pairs({k: "" if v is None else v for k, v in head.items()})
+    lines += [f"{'alike':<20} {one['text']}" for one in detail.get("alike") or ()]
     for part in ("resources", "limits", "tags"):
         if detail.get(part):
             lines += ["", part, *_pairs(detail[part], indent="  ")]
@@ -234,13 +248,48 @@ def _schema(detail: Mapping[str, Any], _state: str, _aliases: Sequence[str]) -> 
 
 
 def _lineage(detail: Mapping[str, Any], _state: str, _aliases: Sequence[str]) -> list[str]:
-    lineage = detail.get("lineage") or {}
+    lineage, graph = detail.get("lineage") or {}, detail.get("graph") or {}
     lines = []
+    for title, sign in (("made from", -1), ("became", 1)):
+        lines += [title, *(f"  {line}" for line in _branches(graph, sign) or (text.NONE,)), ""]
+    left_off = graph.get("left_off", 0)
+    if left_off:
+        name = f"{detail['tenant']}/{detail['model']}@{detail['version']}"
+        lines += [f"and {left_off} more: appliance model lineage {name} --depth 100", ""]
     for name in ("parents", "data", "code", "run"):
         value = lineage.get(name)
         values = value if isinstance(value, list) else [value] if value else []
-        lines += [name, *(f"  {v}" for v in values or ("-",))]
+        lines += [f"{name}, as declared", *(f"  {v}" for v in values or (text.NONE,))]
     return lines
+
+
+def _branches(graph: Mapping[str, Any], sign: int) -> list[str]:
+    """The ancestors (-1) or descendants (1) as an indented list, each with what is below it once.
+
+    The graph has no cycle, but a version may be reached in two ways.
+    """
+    nodes = {n["id"]: n for n in graph.get("nodes") or () if n["distance"] * sign >= 0}
+    near, far = ("child", "parent") if sign < 0 else ("parent", "child")
+    below: dict[str, list[str]] = {}
+    for edge in graph.get("edges") or ():
+        if edge[near] in nodes and edge[far] in nodes:
+            below.setdefault(edge[near], []).append(edge[far])
+    start = next((key for key, node in nodes.items() if node["distance"] == 0), "")
+    lines, drawn = [], {start}
+    stack = [(key, 0) for key in reversed(below.get(start, ()))]
+    while stack:
+        key, depth = stack.pop()
+        node = nodes[key]
+        words = (f"{node['model']} v{node['version']}", *node["aliases"], _unready(node))
+        lines.append("  " * depth + "  ".join(word for word in words if word))
+        if key not in drawn:
+            drawn.add(key)
+            stack += [(other, depth + 1) for other in reversed(below.get(key, ()))]
+    return lines
+
+
+def _unready(node: Mapping[str, Any]) -> str:
+    return "" if node["state"] == "ready" else text.word(node["state"])
 
 
 _PAINT = {"manifest": _manifest, "files": _files, "schema": _schema, "lineage": _lineage}

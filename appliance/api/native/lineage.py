@@ -7,13 +7,14 @@ Read next: ``appliance.lineage``, ``models``.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
 from appliance import clock, lineage
 from appliance.api.dispatch import Context
-from appliance.api.native.models import may_see, model_of, version_of
+from appliance.api.native.models import model_of, sight_of, version_of
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Document, Time
 from appliance.errors import InputInvalid
@@ -77,14 +78,15 @@ async def show_lineage(context: Context) -> Reply:
     request = context.request
     direction = _direction(request.query.get("direction", "both"))
     depth = request.int_query("depth", default=_DEPTH, low=0, high=_DEPTH_MAX)
-    found = lineage.walk(
+    found = await asyncio.to_thread(
+        lineage.walk,
         context.snapshot,
         context.tenant,
         Parent(model_id=model.id, number=version.number),
         direction=direction,
         depth=depth,
         limit=request.int_query("limit", default=_LIMIT, low=1, high=_LIMIT_MAX),
-        may_see=lambda name: may_see(context, name),
+        may_see=sight_of(context),
     )
     return json_reply(
         LineageDoc(

@@ -14,11 +14,10 @@ from appliance.api import shapes
 from appliance.api.dispatch import Context
 from appliance.api.operation import Operation
 from appliance.errors import Gone, InputInvalid, Malformed, RevisionStale, VersionRouted
-from appliance.policy import Decision
+from appliance.lineage import MaySee
+from appliance.policy import Decision, right_of_scope
 from appliance.records import LIVE, Alias, Model, Version, require_name
 from appliance.wire import Reply, json_reply
-
-_SHOWING = ("model:read", "model:register")
 
 
 def model_of(context: Context) -> Model:
@@ -60,24 +59,34 @@ def alias_of(context: Context, model: Model, name: str) -> Alias:
     return alias
 
 
-def may_see(context: Context, name: str) -> bool:
-    """Whether the caller may see a model of the tenant in the path; who registers it may."""
-    everything, one = {"model": ""}, {"model": name}  # who may see all is not asked for each
-    return any(
-        context.policy.decide(context.principal, permission, tenant_id=context.tenant.id, **which)
-        is Decision.ALLOW
-        for which in (everything, one)
-        for permission in _SHOWING
-    )
+def sight_of(context: Context) -> MaySee:
+    """Which models of the tenant in the path the caller may see, by name; may be asked anywhere.
+
+    Who may register a model may see it.
+    """
+
+    def is_allowed(name: str) -> bool:
+        return any(
+            context.policy.decide(
+                context.principal, permission, tenant_id=context.tenant.id, model=name
+            )
+            is Decision.ALLOW
+            for permission in ("model:read", "model:register")
+        )
+
+    if is_allowed(""):
+        return lambda _name: True
+    named = {right_of_scope(scope)[1] for scope in context.principal.scopes}
+    return frozenset(name for name in named if name and is_allowed(name)).__contains__
 
 
 def version_doc(context: Context, version: Version, model_name: str) -> shapes.VersionDoc:
     """A version as this caller sees it: others it refers to by name only where they may be."""
-    snapshot = context.snapshot
+    snapshot, may_see = context.snapshot, sight_of(context)
 
     def name_of(model_id: str) -> str:
         model = snapshot.model_by_id(model_id)
-        return model.name if model and may_see(context, model.name) else ""
+        return model.name if model and may_see(model.name) else ""
 
     return shapes.version_doc_from_version(
         version, context.tenant.name, model_name, context.front.url, name_of

@@ -16,7 +16,7 @@ from appliance import wire
 from appliance.api import shapes
 from appliance.api.dispatch import Context
 from appliance.api.narrate import Tell, narrate
-from appliance.api.native.models import may_see, version_doc
+from appliance.api.native.models import sight_of, version_doc
 from appliance.api.operation import Operation
 from appliance.errors import (
     ArchiveRejected,
@@ -81,7 +81,7 @@ async def _register(
         model_name=context.request.params["model"],
         media_type=media_type,
         chunks=chunks,
-        may_see=lambda name: may_see(context, name),
+        may_see=sight_of(context),
         progress=progress,
     )
 
