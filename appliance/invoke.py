@@ -29,10 +29,11 @@ from appliance.inputs import Checks
 from appliance.metrics import Metrics
 from appliance.records import Version, stronger
 from appliance.sandbox.joining import Joining, Sent
+from appliance.sandbox.keeper import Load
 from appliance.sandbox.nesting import Line
 from appliance.sandbox.pool import Pool
 from appliance.sandbox.spec import Calls, Reply, Request, SandboxSpec
-from appliance.store import Store
+from appliance.store import Snapshot, Store
 from appliance.store.appended import LATER, Appended
 
 _log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class _Course:
         self.queue_us, self.load_us = sent.queue_us, sent.load_us
 
 
+_Prepared = tuple[tuple[str, ...], SandboxSpec, Load]
 Hangup = Callable[[Callable[[], object]], object]
 Watch = Callable[[CallOutcome, bool], None]
 """Told of each recorded outcome, and whether it says something about the version: calls that ended
@@ -162,6 +164,8 @@ class Invoker:
         self._metrics = metrics
         self._inputs = Checks()
         self._joining: tuple[Pool, Joining] | None = None
+        self._known: dict[tuple[str, int], _Prepared] = {}
+        self._known_at: Snapshot | None = None
         self.watches: list[Watch] = []
         self.opens: Callable[[Opening], Below] | None = None
 
@@ -360,9 +364,8 @@ class Invoker:
     async def _lent(
         self, course: _Course, version: Version, request: Request, line: Line | None
     ) -> Reply:
-        secrets = provision.secrets_in_force(self._store, version)
-        spec = provision.spec_in_force(self._store, version, self._settings)
-        files = provision.files_of_version(self._store, version)
+        before = self._store.registry.snapshot
+        secrets, spec, files = self._prepared(before, version)
         pool = self._pool()
         is_spare = bool(course.via.shadow_of)
         course.is_waiting = True
@@ -384,7 +387,10 @@ class Invoker:
                 course.reply = await lease.request(request)
         finally:
             # What changed meanwhile could not end a sandbox that was not there yet.
-            if self._is_withdrawn(version) or not self._is_current(version, spec, secrets):
+            is_same = self._store.registry.snapshot is before
+            if self._is_withdrawn(version) or not (
+                is_same or self._is_current(version, spec, secrets)
+            ):
                 await pool.evict(spec.version_key)
         return course.reply
 
@@ -394,6 +400,24 @@ class Invoker:
         if request.calls is not None:
             request.calls.deadline_ns = clock.monotonic_ns() + timeout_ms * 1_000_000
         return replace(request, timeout_ms=timeout_ms)
+
+    def _prepared(self, snapshot: Snapshot, version: Version) -> _Prepared:
+        """What a version needs to run by what is in force; the same as long as nothing changes.
+
+        Raises:
+            SecretMissing: one it needs is not set.
+        """
+        if self._known_at is not snapshot:
+            self._known_at = snapshot
+            self._known.clear()
+        key = (version.model_id, version.number)
+        found = self._known.get(key)
+        if found is None:
+            secrets = provision.secrets_in_force(self._store, version)
+            spec = provision.spec_in_force(self._store, version, self._settings)
+            files = provision.files_of_version(self._store, version)
+            found = self._known[key] = (secrets, spec, files)
+        return found
 
     def _is_withdrawn(self, version: Version) -> bool:
         snapshot = self._store.registry.snapshot

@@ -198,8 +198,11 @@ class RunningAppliance:
             assert made.status_code == 201, made.text
             return str(made.json()["secret"])
 
-    def push(self, secret: str, target: str, files: dict[str, bytes]) -> httpx.Response:
+    def push(
+        self, secret: str, target: str, files: dict[str, bytes], timeout_s: float = 120.0
+    ) -> httpx.Response:
         with self.https(secret) as client:
+            client.timeout = timeout_s
             return client.post(
                 f"/api/v1/models/{target}/versions",
                 content=tar_of_files(files),
