@@ -195,14 +195,12 @@ async def test_what_failed_is_tried_again_later_with_the_same_id(tmp_path: Path)
         await hears.until(1)
         first = await until(client, made, code="http-500")
         assert (first["state"], first["attempts"], first["status"]) == ("waiting", 1, 500)
-        hooks.skip(4)
-        await asyncio.sleep(0.6)
+        assert await hooks.begun(4) == 0
         assert len(hears.got) == 1
         hooks.skip(1)
         await hears.until(2)
         await until(client, made, code="http-503")
-        hooks.skip(899)  # the table says 300 s, the receiver asked for 900
-        await asyncio.sleep(0.6)
+        assert await hooks.begun(899) == 0  # the table says 300 s, the receiver asked for 900
         assert len(hears.got) == 2
         hooks.skip(1)
         await hears.until(3)
@@ -233,8 +231,9 @@ async def test_after_the_last_attempt_it_is_given_up_and_after_days_the_webhook_
         assert now["state"] == "off: failing"
         disabled = [e for e in it.store.ledger.read(0, 9999) if e.kind == "webhook.disabled"]
         assert disabled[0].event["reason"] == "failing"
-        await submit(client)
-        await asyncio.sleep(0.4)
+        job = await submit(client)
+        ended = (await client.get(job["urls"]["get"], params={"wait_s": 30})).json()
+        assert ended["status"] == "succeeded"
         assert len((await shown(client, made))["deliveries"]) == 1
         answer = await client.post(f"{HOOKS}/{made['webhook']['id']}/enable")
         assert (answer.json()["state"], answer.json()["failing_since"]) == ("on", None)
@@ -389,6 +388,14 @@ class Skipping:
     def skip(self, seconds: float) -> None:
         self.ahead_s += seconds
         self._hooks._due_ns = 0
+
+    async def begun(self, seconds: float) -> int:
+        """Attempts that begin when so much time has passed since what is being made now."""
+        async with asyncio.timeout(30):
+            while self._hooks._attempts:
+                await asyncio.sleep(0.01)
+        self.skip(seconds)
+        return self._hooks.begin_due() + len(self._hooks._attempts)
 
 
 def with_clock(it: Inside, **settings: Any) -> Skipping:
