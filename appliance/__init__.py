@@ -15,9 +15,10 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     shadow     calls repeated to versions whose replies are dropped
     watch      what versions with a baseline are called with: counted, judged, told
     routing    which version answers a call: routes and their revisions
-    jobs       calls that outlive their request
+    jobs       calls that outlive their request           intake  registrations that do
     invoke     one call, end to end                       lifecycle  every change of a model
     reservations  sandboxes kept loaded before anybody calls
+    tracking   training runs, drafts and their files      artifacts  one file of a version
     provision  a version's files from store to sandbox    doctor  checks of the host
     trial      what a version's first sandbox shows       supply  runtimes and dependency sets
     timetable  when cron fields are due, in a time zone
@@ -36,6 +37,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     events     the closed list of audit events            config, metrics
     signing    signatures of what leaves                  tarstream  tar, read strictly
     standing   the nouns of schedules, webhooks and deliveries
+    tracked    the nouns of training runs
     records    the nouns                                  clock, errors
 
 Read ``ARCHITECTURE.md`` for the numbered invariants and ``SECURITY-PROMISES.md`` for what is

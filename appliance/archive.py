@@ -247,10 +247,10 @@ class Reader:
         if mode & 0o6000:
             raise _rejected(path, "has the setuid or setgid bit")
         is_directory = kind == b"5"
-        clean = _clean_path(path, is_directory=is_directory)
+        clean = clean_path(path, is_directory=is_directory)
         if not clean:
             return
-        if _folded(clean).split("/")[0] == SECRETS_FOLDER:
+        if folded(clean).split("/")[0] == SECRETS_FOLDER:
             raise ArchiveRejected(
                 f"'{SECRETS_FOLDER}' is where the appliance puts a model's secrets; pack none.",
                 hint="appliance secret set TENANT/MODEL NAME",
@@ -280,7 +280,7 @@ class Reader:
 
     def _claim(self, path: str, *, is_directory: bool) -> None:
         """Refuse a second member that any file system could take for the first one."""
-        key = _folded(path)
+        key = folded(path)
         known = self._seen.get(key)
         if known == "file" or (known == "directory" and not is_directory):
             raise _rejected(path, "appears twice (names are compared without case)")
@@ -405,7 +405,7 @@ def _rejected(path: str, reason: str) -> ArchiveRejected:
     )
 
 
-def _clean_path(path: str, *, is_directory: bool) -> str:
+def clean_path(path: str, *, is_directory: bool = False) -> str:
     """The member's path without ``./`` and a folder's final slash; empty for the root itself."""
     if len(path) > _PATH_CHARACTERS_MAX:
         raise _rejected(path, f"has a path longer than {_PATH_CHARACTERS_MAX} characters")
@@ -429,5 +429,6 @@ def _clean_path(path: str, *, is_directory: bool) -> str:
     return "/".join(parts)
 
 
-def _folded(path: str) -> str:
+def folded(path: str) -> str:
+    """A path as the least careful file system would compare it: without case, normalised."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

@@ -277,6 +277,19 @@ class Webhooks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tracking:
+    """Training runs and the files they leave, of one tenant."""
+
+    groups_max: Annotated[int, _doc("Groups of runs (MLflow: experiments).", ge=1)] = 1000
+    runs_max: Annotated[int, _doc("Runs, and as many drafts (MLflow: logged models).", ge=1)] = (
+        10_000
+    )
+    metrics_max: Annotated[int, _doc("Metric values of one run or draft.", ge=1)] = 10_000
+    files_max: Annotated[int, _doc("Files kept of runs and drafts together.", ge=1)] = 50_000
+    files_bytes_max: Annotated[int, _doc("Size of these files together.", ge=1024)] = 64 * 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """How a model's dependencies are fetched."""
 
@@ -320,6 +333,7 @@ class Settings:
     schedules: Schedules = field(default_factory=Schedules)
     webhooks: Webhooks = field(default_factory=Webhooks)
     calls: Calls = field(default_factory=Calls)
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

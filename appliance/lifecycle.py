@@ -49,6 +49,7 @@ from appliance.sandbox import compiling, dependencies, images
 from appliance.sandbox.executor import Executor
 from appliance.sandbox.pool import Pool
 from appliance.store import Store
+from appliance.tracked import Promise
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Lifecycle:
         chunks: AsyncIterator[bytes],
         may_see: lineage.MaySee = lambda _name: True,
         progress: Progress = lambda _step, _detail, _fraction: None,
+        promised: Promise | None = None,
     ) -> Version:
         """A new version made from an uploaded archive, after it proved that it loads.
 
@@ -117,6 +119,7 @@ class Lifecycle:
             chunks: the archive as it arrives.
             may_see: which of the tenant's models may be named to who registers.
             progress: told about each step.
+            promised: the number it gets, and the run it comes from where its files say none.
 
         Raises:
             UnsupportedMedia, ArchiveRejected, TooLarge, ManifestInvalid: the upload is refused.
@@ -143,7 +146,7 @@ class Lifecycle:
 
         try:
             return await self._register(
-                principal_id, tenant, model_name, media_type, chunks, may_see, tell
+                principal_id, tenant, model_name, media_type, chunks, may_see, tell, promised
             )
         finally:
             self._registrations.pop(name, None)
@@ -161,10 +164,13 @@ class Lifecycle:
         chunks: AsyncIterator[bytes],
         may_see: lineage.MaySee,
         progress: Progress,
+        promised: Promise | None,
     ) -> Version:
         is_gzip = _is_gzip(media_type)
         progress("receive", "reading the archive", 0.0)
         artifact, declared, captured = await self._receive(tenant, chunks, is_gzip=is_gzip)
+        if promised and promised.run_id and not declared.lineage.run:
+            declared = replace(declared, lineage=replace(declared.lineage, run=promised.run_id))
         for note in declared.notes:
             progress("recognise", note, 0.1)
         parents = self._parents(tenant, declared, captured, may_see)
@@ -205,6 +211,7 @@ class Lifecycle:
             lock=built.lock,
             parents=parents,
             alike=alike,
+            number=promised.number if promised else 0,
             actor=principal_id,
         )
 

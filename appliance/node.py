@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appliance import __version__, clock, config, doctor
+from appliance.artifacts import Artifacts
 from appliance.canary import Canaries
 from appliance.egress.guard import EgressGuard
 from appliance.errors import (
@@ -42,6 +43,7 @@ from appliance.events import (
     SealedAgain,
     Unsealed,
 )
+from appliance.intake import Intake
 from appliance.invoke import Invoker
 from appliance.jobs import Jobs
 from appliance.lifecycle import Lifecycle
@@ -58,6 +60,7 @@ from appliance.schedules import Schedules
 from appliance.shadow import Shadows
 from appliance.store import RootKey, Store, seal
 from appliance.supply import Supply
+from appliance.tracking import Tracking
 from appliance.watch import Watch
 from appliance.webhooks import Webhooks
 
@@ -84,6 +87,9 @@ class Services:
     invoker: Invoker
     jobs: Jobs
     lifecycle: Lifecycle
+    tracking: Tracking
+    intake: Intake
+    artifacts: Artifacts
     reservations: Reservations
     routing: Routing
     canaries: Canaries
@@ -354,8 +360,13 @@ class Node:
             root.close()
             raise
         self._services, self._root = services, root
+        self._start_work(services)
+
+    def _start_work(self, services: Services) -> None:
+        """Start what goes on beside requests, until the node is sealed again."""
         self._spawn(self._settle(services.invoker))
         self._spawn(services.jobs.run())
+        self._spawn(services.intake.follow())
         self._spawn(services.reservations.follow())
         self._spawn(services.canaries.follow())
         self._spawn(services.shadows.follow())
@@ -363,7 +374,7 @@ class Node:
         self._spawn(services.webhooks.run())
         self._spawn(services.schedules.follow())
         if self._sandbox_problem:
-            self._spawn(self._retry_executor(store))
+            self._spawn(self._retry_executor(services.store))
 
     def _make_services(self, store: Store) -> Services:
         """What an open store is used by; nothing of it runs yet."""
@@ -392,11 +403,16 @@ class Node:
             body_bytes_max=settings.http.body_bytes_max,
         )
         invoker.opens = lambda opening: Outer(parts, opening)
+        lifecycle = Lifecycle(store, self._require_pool, self._require_executor, settings)
+        tracking = Tracking(store, settings)
         return Services(
             store=store,
             invoker=invoker,
             jobs=jobs,
-            lifecycle=Lifecycle(store, self._require_pool, self._require_executor, settings),
+            lifecycle=lifecycle,
+            tracking=tracking,
+            intake=Intake(store, lifecycle, tracking),
+            artifacts=Artifacts(store),
             pool=self._require_pool,
             executor=self._require_executor,
             egress=self._guard,

@@ -243,8 +243,12 @@ def is_plain_path(raw_path: bytes) -> bool:
     return len(raw_path) <= 2048 and bool(_PATH.fullmatch(raw_path))
 
 
-def query_from_bytes(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
-    """The query string's members; each known, each at most once.
+def query_from_bytes(
+    raw: bytes, allowed: tuple[str, ...], many: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """The query string's members; each known, each at most once unless it is one of ``many``.
+
+    The values of a repeated member are joined by newlines, which none of them may have.
 
     Raises:
         Malformed: it cannot be parsed, or a member is unknown or repeated.
@@ -263,9 +267,11 @@ def query_from_bytes(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
         if name not in allowed:
             known = ", ".join(f"'{each}'" for each in allowed) or "none"
             raise Malformed(f"Unknown query parameter; known here: {known}.")
-        if name in found:
+        if name in many and "\n" in value:
+            raise Malformed(f"Query parameter '{name}' has a line end in it.")
+        if name in found and name not in many:
             raise Malformed(f"Query parameter '{name}' came more than once.")
-        found[name] = value
+        found[name] = f"{found[name]}\n{value}" if name in found else value
     return found
 
 

@@ -12,7 +12,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appliance.api import admin, gpus, health, inference, native, pages, supply, supply_jobs
+from appliance.api import (
+    admin,
+    gpus,
+    health,
+    inference,
+    mlflow,
+    native,
+    pages,
+    supply,
+    supply_jobs,
+)
 from appliance.api.dispatch import Application
 from appliance.api.operation import Table
 from appliance.node import Node
@@ -36,6 +46,7 @@ def table() -> Table:
         (
             *native.OPERATIONS,
             *inference.OPERATIONS,
+            *mlflow.OPERATIONS,
             *health.OPERATIONS,
             *pages.OPERATIONS,
             *admin.OPERATIONS,

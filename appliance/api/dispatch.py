@@ -42,6 +42,7 @@ from appliance.wire import Front, Receive, Reply, Request, Scope, Send
 _log = logging.getLogger(__name__)
 _UNMATCHED = "unmatched"
 _KNOWN_MAX = 4096
+_CALLS = ("/invoke", "/infer", "/invocations")
 _NO_EXTENSIONS: dict[str, Any] = {}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _NOBODY = Principal(id=ANONYMOUS, kind="api-key", role="caller")
@@ -126,9 +127,12 @@ class Application:
         self._known: dict[bytes, tuple[dict[str, Operation], dict[str, str]]] = {}
         paths = table.by_path(admin=is_admin)
         # Calls first: the router tries its routes in order.
-        order = sorted(paths, key=lambda path: not path.endswith(("/invoke", "/infer")))
+        order = sorted(paths, key=lambda path: not path.endswith(_CALLS))
         self._router = Router(
-            routes=[Route(path, endpoint=_Endpoint(self, paths[path])) for path in order],
+            routes=[
+                Route(path.replace("{path}", "{path:path}"), endpoint=_Endpoint(self, paths[path]))
+                for path in order
+            ],
             default=self._unmatched,
             redirect_slashes=False,
         )
@@ -235,7 +239,9 @@ class Application:
             id=course.id,
             method=course.method,
             params=scope["path_params"],
-            query=wire.query_from_bytes(scope["query_string"], operation.query_names),
+            query=wire.query_from_bytes(
+                scope["query_string"], operation.query_names, operation.query_many
+            ),
             headers=tuple(scope["headers"]),
             principal=principal,
             tenant=tenant,

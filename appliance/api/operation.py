@@ -21,17 +21,18 @@ from appliance.wire import PROBLEM_JSON, Reply, problem_reply
 PUBLIC = "public"
 """The permission of an operation anybody may use; it sees no tenant's data."""
 
-Method = Literal["GET", "POST", "PUT", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Place = Literal["tenant", "own", "appliance"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One query parameter."""
+    """One query parameter; one that ``is_many`` may be repeated, its values joined by newlines."""
 
     name: str
     doc: str
     schema: dict[str, Any]
+    is_many: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ PROBLEM = RefusalForm(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method on one path.
+    """One method on one path; a last parameter ``{path}`` is the rest of it, slashes included.
 
     Attributes:
         permission: a member of ``policy.PERMISSIONS``, or ``PUBLIC`` said out loud.
@@ -101,6 +102,11 @@ class Operation:
     def query_names(self) -> tuple[str, ...]:
         """Names of the query parameters."""
         return tuple(query.name for query in self.query)
+
+    @property
+    def query_many(self) -> tuple[str, ...]:
+        """Names of those query parameters that may be repeated."""
+        return tuple(query.name for query in self.query if query.is_many)
 
 
 class Table:

@@ -14,6 +14,8 @@ slow hash would add nothing but a lever for denial of service.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import re
@@ -92,7 +94,10 @@ def issue(
 
 
 class ApiKeyScheme:
-    """Checks ``Authorization: Bearer mak_...`` against the registry."""
+    """Checks ``Authorization: Bearer mak_...`` against the registry.
+
+    Clients that only know Basic (MLflow's with a user name) send the key as password or name.
+    """
 
     def __init__(self, pepper: bytes, keys: Callable[[], Keys]) -> None:
         """``keys`` returns the snapshot in force, so that a revoked key is refused at once."""
@@ -116,6 +121,8 @@ class ApiKeyScheme:
         if len(presented.authorization) > 1:
             raise Malformed("More than one Authorization header.")
         scheme, _, text = presented.authorization[0].partition(" ")
+        if scheme.lower() == "basic":
+            return self._check(_key_of_basic(text.strip(" ")))
         if scheme.lower() != "bearer":
             raise unauthenticated()
         return self._check(text.strip(" "))
@@ -144,6 +151,16 @@ class ApiKeyScheme:
             name=key.name,
             scopes=key.scopes,
         )
+
+
+def _key_of_basic(text: str) -> str:
+    """The key in Basic credentials (RFC 7617): the password, or where that is none the name."""
+    try:
+        pair = base64.b64decode(text, validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        raise unauthenticated() from None
+    name, _, password = pair.partition(":")
+    return password if _FORM.fullmatch(password) else name
 
 
 def _random(length: int) -> str:

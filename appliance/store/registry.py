@@ -239,12 +239,18 @@ class Registry:
         lock: tuple[Package, ...] = (),
         parents: tuple[Parent, ...] = (),
         alike: tuple[Alike, ...] = (),
+        number: int = 0,
         actor: str,
     ) -> Version:
         """Register the next version; makes the model if missing, and ``live`` with the first.
 
         All of it is one unit in the ledger. A parent is there before its child, so that no version
-        is its own ancestor. Raises InputInvalid, NotFound (tenant), ManifestInvalid (a parent).
+        is its own ancestor. ``number`` is one that was promised, 0 for the next.
+
+        Raises:
+            InputInvalid: the name is not legal.
+            NotFound: there is no such tenant, or the number is not promised (any more).
+            ManifestInvalid: a parent is not there.
         """
         require_name(model_name, "model")
 
@@ -256,11 +262,14 @@ class Registry:
             if model is None:
                 model = new_model(tenant_id, model_name, manifest.description, actor)
                 events.append(ModelCreated(model=model))
+            promise = self.snapshot.tracking(tenant_id).promise(model.id, number)
+            if number and (promise is None or promise.state != "pending"):
+                raise NotFound(f"Version {number} is not promised to anybody.")
             newest = self.snapshot.newest(model.id)
             version = Version(
                 model_id=model.id,
                 tenant_id=tenant_id,
-                number=newest.number + 1 if newest else 1,
+                number=number or self.snapshot.next_number(model),
                 manifest=manifest,
                 artifact=artifact,
                 runtime_digest=runtime_digest,
@@ -273,7 +282,7 @@ class Registry:
             )
             events.append(VersionRegistered(version=version))
             if newest is None:
-                alias = self._next_alias(model, LIVE, 1, "first version", actor)
+                alias = self._next_alias(model, LIVE, version.number, "first version", actor)
                 events.append(AliasSet(alias=alias))
             await self._writer.commit(events, tenant_id, actor, model.id)
             return version

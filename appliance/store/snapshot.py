@@ -25,6 +25,7 @@ from appliance.records import (
 )
 from appliance.standing import Delivery, Schedule, Webhook
 from appliance.store.jobs import blobs_of
+from appliance.store.tracking import NOTHING, Tracking
 
 if TYPE_CHECKING:
     from appliance.store.state import Tables
@@ -50,6 +51,7 @@ class Snapshot:
         "_schedules",
         "_secrets",
         "_tenants",
+        "_tracking",
         "_versions",
         "_webhooks",
         "seq",
@@ -73,6 +75,7 @@ class Snapshot:
         self._schedules = tables.schedules
         self._webhooks = tables.webhooks
         self._deliveries = tables.deliveries
+        self._tracking = tables.tracking
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -122,12 +125,20 @@ class Snapshot:
     def version(self, model_id: str, number: int) -> Version | None:
         """One version, retired or not."""
         versions = self._versions.get(model_id, ())
-        return versions[number - 1] if 1 <= number <= len(versions) else None
+        if 1 <= number <= len(versions) and versions[number - 1].number == number:
+            return versions[number - 1]  # no number was promised in vain
+        return next((one for one in versions if one.number == number), None)
 
     def newest(self, model_id: str) -> Version | None:
         """The newest version, retired or not."""
         versions = self._versions.get(model_id, ())
         return versions[-1] if versions else None
+
+    def next_number(self, model: Model) -> int:
+        """The number of the model's next version: no number is ever given out twice."""
+        newest = self._versions.get(model.id, ())
+        promised = self.tracking(model.tenant_id).numbers.get(model.id, 0)
+        return max(newest[-1].number if newest else 0, promised) + 1
 
     def aliases(self, model_id: str) -> tuple[Alias, ...]:
         """Aliases of a model, by name."""
@@ -228,6 +239,10 @@ class Snapshot:
         """One delivery."""
         return self._deliveries.get(tenant_id, {}).get(delivery_id)
 
+    def tracking(self, tenant_id: str) -> Tracking:
+        """A tenant's runs, drafts, files, notes and promised versions."""
+        return self._tracking.get(tenant_id, NOTHING)
+
     def blob_ids(self) -> set[str]:
         """Blobs that a version (retired ones included), job, baseline or schedule refers to."""
         found = {v.artifact.blob.id for vs in self._versions.values() for v in vs}
@@ -236,4 +251,6 @@ class Snapshot:
         found.update(one.blob.id for one in self._drift.baselines.values() if one.blob)
         for by_id in self._schedules.values():
             found.update(schedule.body.id for schedule in by_id.values())
+        for tracking in self._tracking.values():
+            found |= tracking.blob_ids()
         return found

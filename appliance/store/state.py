@@ -60,6 +60,12 @@ from appliance.store.keyring import Keyring
 from appliance.store.schedules import SCHEDULE_EVENTS, apply_schedule
 from appliance.store.seal import RootKey, box_open, box_seal, replace_file
 from appliance.store.snapshot import Snapshot
+from appliance.store.tracking import (
+    NOTHING,
+    TRACKING_EVENTS,
+    Tracking,
+    apply_tracking,
+)
 from appliance.store.verify import State, root_of
 from appliance.store.webhooks import WEBHOOK_EVENTS, apply_webhook
 
@@ -97,7 +103,9 @@ REGISTRY_EVENTS: dict[str, type[Event]] = (
     | DRIFT_EVENTS
     | SCHEDULE_EVENTS
     | WEBHOOK_EVENTS
+    | TRACKING_EVENTS
 )
+_BOTH = (VersionRegistered.KIND, ModelRemoved.KIND)
 
 
 class Tables:
@@ -118,6 +126,7 @@ class Tables:
         "secrets",
         "seq",
         "tenants",
+        "tracking",
         "versions",
         "webhooks",
     )
@@ -140,6 +149,7 @@ class Tables:
         self.schedules: dict[str, dict[str, Schedule]] = {}
         self.webhooks: dict[str, dict[str, Webhook]] = {}
         self.deliveries: dict[str, dict[str, Delivery]] = {}
+        self.tracking: dict[str, Tracking] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -161,6 +171,7 @@ class Tables:
         tables.schedules = dict(snapshot._schedules)
         tables.webhooks = dict(snapshot._webhooks)
         tables.deliveries = dict(snapshot._deliveries)
+        tables.tracking = dict(snapshot._tracking)
         return tables
 
     def freeze(self) -> Snapshot:
@@ -192,6 +203,9 @@ class Tables:
     def apply(self, event: Event, seq: int, time_ns: int, tenant_id: str = "") -> None:
         """Change the tables as a durable event says; time and tenant are the entry's."""
         self.seq = seq
+        if event.KIND in TRACKING_EVENTS or (event.KIND in _BOTH and tenant_id in self.tracking):
+            tracking = self.tracking.get(tenant_id, NOTHING)
+            self.tracking[tenant_id] = apply_tracking(tracking, event, time_ns)
         if event.KIND in JOB_EVENTS:
             self.jobs[tenant_id] = apply_job(self.jobs.get(tenant_id, {}), event, time_ns)
         elif event.KIND in DRIFT_EVENTS:
@@ -202,7 +216,7 @@ class Tables:
             known = self.webhooks.get(tenant_id, {}), self.deliveries.get(tenant_id, {})
             found = apply_webhook(*known, event, time_ns)
             self.webhooks[tenant_id], self.deliveries[tenant_id] = found
-        else:
+        elif event.KIND not in TRACKING_EVENTS:
             self._apply(event, time_ns)
 
     def _apply(self, event: Event, time_ns: int) -> None:
@@ -228,9 +242,10 @@ class Tables:
                 before = self.versions.get(version.model_id, ())
                 self.versions[version.model_id] = (*before, version)
             case VersionRetired(model_id=model_id, number=number):
-                versions = list(self.versions[model_id])
-                versions[number - 1] = replace(versions[number - 1], retired_ns=time_ns)
-                self.versions[model_id] = tuple(versions)
+                self.versions[model_id] = tuple(
+                    replace(one, retired_ns=time_ns) if one.number == number else one
+                    for one in self.versions[model_id]
+                )
                 self.reservations.pop((model_id, number), None)
             case _:
                 self._apply_named(event)
@@ -284,6 +299,7 @@ class Tables:
         self.egress.pop(tenant_id, None)
         for of_tenant in (self.jobs, self.schedules, self.webhooks, self.deliveries):
             of_tenant.pop(tenant_id, None)
+        self.tracking.pop(tenant_id, None)
         self.keys = {k: v for k, v in self.keys.items() if v.tenant_id != tenant_id}
         for model in [m for m in self.models.values() if m.tenant_id == tenant_id]:
             del self.models[model.id]
@@ -324,6 +340,7 @@ class _Section(msgspec.Struct):
     schedules: list[Schedule] = []
     webhooks: list[Webhook] = []
     deliveries: list[Delivery] = []
+    tracking: Tracking = Tracking()
 
 
 class _File(msgspec.Struct):
@@ -364,6 +381,7 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             schedules=list(snapshot.schedules(tenant.id)),
             webhooks=list(snapshot.webhooks(tenant.id)),
             deliveries=list(snapshot.deliveries(tenant.id)),
+            tracking=snapshot.tracking(tenant.id),
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -400,6 +418,8 @@ def load(path: Path, root: RootKey, keyring: Keyring) -> tuple[Tables, State] | 
             box = base64.b64decode(file.sections[tenant.id])
             section = msgspec.json.decode(keyring.open(tenant.id, "snap", b"", box), type=_Section)
             _add(tables, section)
+            if section.tracking != NOTHING:
+                tables.tracking[tenant.id] = section.tracking
         tables.keys = {k.id: k for k in file.keys}
         tables.seq = file.registry_seq
     except FileNotFoundError:
@@ -494,5 +514,10 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
             t.id: msgspec.to_builtins((hooks, snapshot.deliveries(t.id)))
             for t in snapshot.tenants()
             if (hooks := snapshot.webhooks(t.id))
+        },
+        "tracking": {
+            t.id: msgspec.to_builtins(tracking)
+            for t in snapshot.tenants()
+            if (tracking := snapshot.tracking(t.id)) != NOTHING
         },
     }

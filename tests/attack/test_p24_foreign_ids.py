@@ -56,10 +56,18 @@ async def schedule_of(it: Inside) -> str:
         return str(made.json()["id"])
 
 
+async def draft_of(it: Inside) -> str:
+    """A logged model of the other tenant that really is there."""
+    async with it.client(await it.key("acme")) as client:
+        made = await client.post("/t/acme/api/2.0/mlflow/logged-models", json={"name": "x"})
+        return str(made.json()["model"]["info"]["model_id"])
+
+
 RANDOM = {
     "tenant": "xq7w", "model": "zz81", "version": "1", "alias": "live", "key_id": "A1b2C3d4E",
     "seq": "123456789", "rule_id": "eg_none", "secret": "db-password", "sandbox_id": "box_none",
     "job": "job_none", "webhook": "wh_none", "schedule": "sch_none", "call": "call_none",
+    "draft": "m-none", "tag": "none", "path": "versions/zz81/1/model.py",
 }  # fmt: skip
 
 
@@ -71,6 +79,7 @@ async def test_a_foreign_tenant_reads_like_one_that_does_not_exist(it: Inside) -
         "key_id": foreign_key, "seq": str(seq), "rule_id": "eg_none",
         "secret": "own", "sandbox_id": "box_none", "job": await job_of(it),
         "webhook": await webhook_of(it), "schedule": await schedule_of(it),
+        "draft": await draft_of(it), "tag": "none", "path": "versions/fraud/1/model.py",
     }  # fmt: skip
     checked = 0
     for role in ("owner", "caller"):

@@ -35,6 +35,7 @@ TABLE: dict[str, set[str]] = {
         "secret:read", "secret:set", "secret:remove", "job:read", "job:cancel",
         "drift:read", "drift:set",
         "webhook:read", "webhook:set", "schedule:read", "schedule:set",
+        "run:read", "run:write", "artifact:read",
     },
     "caller": {"self:read", "model:invoke", "job:read", "job:cancel"},
 }  # fmt: skip
