@@ -13,7 +13,9 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,17 +56,21 @@ from appliance.sandbox.spec import Level, LimitsReport, Request, SandboxSpec, Zy
 _LOG = logging.getLogger(__name__)
 _API_TIMEOUT_S = 30.0
 _REMOVE_AGAIN_S = 2.0
+_RESTART_S = 5.0
 
 
 class Api:
     """Raw calls to the Podman service, one client per thread; blocking."""
 
-    def __init__(self, socket: Path) -> None:
-        self._url = f"unix://{socket}"
+    def __init__(self, address: Path) -> None:
+        self._address = address
+        self._url = f"unix://{address}"
         self._local = threading.local()
 
     def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """HTTP status and decoded body of one call; tried anew once if the service went away.
+
+        It is started again within moments, which are waited for.
 
         Raises:
             PodmanUnavailable: the service does not answer.
@@ -84,7 +90,18 @@ class Api:
                     raise PodmanUnavailable(
                         "Podman's service does not answer.", hint="appliance doctor"
                     ) from error
+                if isinstance(error, requests.ConnectionError):
+                    self._wait_for_service()
         raise AssertionError
+
+    def _wait_for_service(self) -> None:
+        """Return once somebody listens on the socket, or after a while."""
+        deadline = time.monotonic() + _RESTART_S
+        while time.monotonic() < deadline:
+            with socket.socket(socket.AF_UNIX) as link, contextlib.suppress(OSError):
+                link.connect(str(self._address))
+                return
+            time.sleep(0.05)
 
     def must(self, method: str, path: str, **options: Any) -> Any:
         """The body of a call that has to succeed.

