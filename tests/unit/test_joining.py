@@ -166,10 +166,10 @@ async def test_each_that_ends_its_sandbox_fails_alone_and_none_that_was_next(
 
 
 async def test_who_takes_too_long_fails_alone(stage: Stage) -> None:
-    held = stage.call(SLEEP, timeout_ms=200)
+    held = stage.call(SLEEP)
     await until(lambda: stage.executor.batches)
     slow = stage.call(b'{"do": "spin"}', timeout_ms=200)
-    quick = [stage.call(b"%d" % number, timeout_ms=200) for number in range(5)]
+    quick = [stage.call(b"%d" % number) for number in range(5)]
     found = await asyncio.gather(held, slow, *quick, return_exceptions=True)
     assert isinstance(found[1], InvokeTimeout)
     assert [reply.body for reply in found[2:]] == [b"%d" % n for n in range(5)]
