@@ -16,12 +16,14 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     watch      what versions with a baseline are called with: counted, judged, told
     routing    which version answers a call: routes and their revisions
     jobs       calls that outlive their request           intake  registrations that do
+    batches    tables scored row by row: which is next    batch_scoring  the calls of one
     invoke     one call, end to end                       lifecycle  every change of a model
     reservations  sandboxes kept loaded before anybody calls
     tracking   training runs, drafts and their files      artifacts  one file of a version
     provision  a version's files from store to sandbox    doctor  checks of the host
     trial      what a version's first sandbox shows       supply  runtimes and dependency sets
     timetable  when cron fields are due, in a time zone
+    batch_rows  rows as bodies, answers as rows
     traffic    how a route's arms share calls, purely     effects  statistics of two arms
     lineage    what a version was made from, as a graph   catalogue  what is registered already
     drift      how far inputs and answers are from a baseline, purely

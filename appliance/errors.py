@@ -322,6 +322,16 @@ class RunnerCrashed(GuestError):
     slug, status, title = "runner-crashed", 502, "The model's process ended"
 
 
+class ResultsDiffer(GuestError):
+    """The model's answer to rows of a batch is not exactly one result for each row, in order.
+
+    A batch asks with an object that has the rows, and takes a list of as many results, an object
+    of such lists by column, or either of them under one name.
+    """
+
+    slug, status, title = "results-differ", 502, "Results and rows differ"
+
+
 class RunnerProtocol(GuestError):
     """The model's process sent something the runner protocol does not allow."""
 

@@ -22,6 +22,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 from appliance import clock, config
 from appliance.errors import (
@@ -91,6 +92,8 @@ class Jobs:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._wake = asyncio.Event()
         self.is_draining = False
+        self.beside: Callable[[], int] = lambda: 0
+        """Calls of others that count as running jobs: those of batches."""
 
     # --- what callers do ---------------------------------------------------------------------
 
@@ -368,8 +371,7 @@ class Jobs:
             return None  # tried again in a moment
         if self._store.free_bytes() < self._free_bytes_min:
             return None
-        most = self._settings.running_max or max(1, pool.instances_max // 2)
-        if len(self._running) >= most:
+        if len(self._running) + self.beside() >= self.running_max(pool):
             return None
         per_version = max(1, pool.per_version_max - 1)
         busy = list(self._versions.values())
@@ -381,6 +383,14 @@ class Jobs:
                     self._queues.move_to_end(tenant_id)
                     return job
         return None
+
+    def running_max(self, pool: Pool) -> int:
+        """How many jobs may run at once."""
+        return self._settings.running_max or max(1, pool.instances_max // 2)
+
+    def wake(self) -> None:
+        """Look for room at once."""
+        self._wake.set()
 
     def _start(self, job: Job) -> None:
         queue = self._queues[job.tenant_id]
@@ -559,17 +569,21 @@ def _only(event: Event) -> list[Event]:
     return [event]
 
 
-def _failed(error: ApplianceError) -> JobEnd:
-    """The end of a job that met a problem, which is kept whole: who may see what is decided later.
+def kept_problem(error: ApplianceError) -> dict[str, Any]:
+    """A problem as it is kept: whole, for who may see what of it is decided later.
 
-    ``stderr`` and the words of an exception are in it, sealed with the rest of the entry.
+    ``stderr`` and the words of an exception are in it; they are sealed with the rest of the entry.
     """
-    problem = {
+    return {
         "code": error.slug,
         "detail": error.detail,
         "hint": error.hint,
         "stderr": list(error.stderr) if isinstance(error, GuestError) else [],
         "extensions": {k: v for k, v in error.extensions.items() if isinstance(v, (int, str))},
     }
+
+
+def _failed(error: ApplianceError) -> JobEnd:
+    """The end of a job that met a problem."""
     seq = error.extensions.get("audit_seq", 0)
-    return JobEnd(status="failed", problem=problem, audit_seq=int(seq))
+    return JobEnd(status="failed", problem=kept_problem(error), audit_seq=int(seq))

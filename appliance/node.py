@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from appliance import __version__, clock, config, doctor
 from appliance.artifacts import Artifacts
+from appliance.batches import Batches
 from appliance.canary import Canaries
 from appliance.egress.guard import EgressGuard
 from appliance.errors import (
@@ -86,6 +87,7 @@ class Services:
     store: Store
     invoker: Invoker
     jobs: Jobs
+    batches: Batches
     lifecycle: Lifecycle
     tracking: Tracking
     intake: Intake
@@ -241,6 +243,7 @@ class Node:
         self._draining = True
         if self._services:
             self._services.jobs.drain()
+            self._services.batches.drain()
 
     async def close(self) -> None:
         """Stop every part in order; the node is gone afterwards. Idempotent."""
@@ -367,6 +370,7 @@ class Node:
         self._spawn(self._settle(services.invoker))
         self._spawn(services.jobs.run())
         self._spawn(services.intake.follow())
+        self._spawn(services.batches.run())
         self._spawn(services.reservations.follow())
         self._spawn(services.canaries.follow())
         self._spawn(services.shadows.follow())
@@ -409,6 +413,7 @@ class Node:
             store=store,
             invoker=invoker,
             jobs=jobs,
+            batches=Batches(store, invoker, jobs, self._require_pool, settings.jobs),
             lifecycle=lifecycle,
             tracking=tracking,
             intake=Intake(store, lifecycle, tracking),
@@ -509,6 +514,7 @@ class Node:
         services, self._services = self._services, None
         if services is None:
             return
+        await services.batches.close()
         await services.jobs.close(self.settings.http.drain_timeout_s)
         for task in tuple(self._background):
             task.cancel()

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Models: push, list, show, search, lineage, call, reserve, remove.",
     ),
     "job": ("job", "job", "Calls that outlive their request: submit, list, wait, cancel."),
+    "batch": ("batch", "batch", "Tables scored row by row: run, submit, list, show, output."),
     "schedule": ("schedule", "schedule", "Jobs submitted by the clock: create, list, pause, run."),
     "webhook": ("webhook", "webhook", "Addresses told of events: create, list, test, rotate."),
     "secret": ("secret", "secret", "Secrets of models: set, list, remove."),

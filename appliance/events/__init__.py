@@ -15,6 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.events.base import Event
+from appliance.events.batches import (
+    BatchAdvanced,
+    BatchEnded,
+    BatchesRemoved,
+    BatchQueued,
+    BatchStarted,
+)
 from appliance.events.calls import (
     CallIntent,
     CallOutcome,
@@ -116,6 +123,11 @@ __all__ = [
     "BackupMade",
     "BaselineRemoved",
     "BaselineSet",
+    "BatchAdvanced",
+    "BatchEnded",
+    "BatchQueued",
+    "BatchStarted",
+    "BatchesRemoved",
     "BlobRemoved",
     "CallIntent",
     "CallOutcome",

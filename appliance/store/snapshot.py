@@ -13,6 +13,7 @@ from appliance.records import (
     Alias,
     ApiKey,
     Baseline,
+    Batch,
     Breach,
     EgressRule,
     Job,
@@ -24,6 +25,7 @@ from appliance.records import (
     Version,
 )
 from appliance.standing import Delivery, Schedule, Webhook
+from appliance.store.batches import blobs_of_batch
 from appliance.store.jobs import blobs_of
 from appliance.store.tracking import NOTHING, Tracking
 
@@ -40,6 +42,7 @@ class Snapshot:
     __slots__ = (
         "_aliases",
         "_deliveries",
+        "_batches",
         "_drift",
         "_egress",
         "_jobs",
@@ -76,6 +79,7 @@ class Snapshot:
         self._webhooks = tables.webhooks
         self._deliveries = tables.deliveries
         self._tracking = tables.tracking
+        self._batches = tables.batches
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -242,12 +246,21 @@ class Snapshot:
     def tracking(self, tenant_id: str) -> Tracking:
         """A tenant's runs, drafts, files, notes and promised versions."""
         return self._tracking.get(tenant_id, NOTHING)
+    def batches(self, tenant_id: str) -> tuple[Batch, ...]:
+        """A tenant's batches, oldest first."""
+        return tuple(self._batches.get(tenant_id, {}).values())
+
+    def batch(self, tenant_id: str, batch_id: str) -> Batch | None:
+        """One batch."""
+        return self._batches.get(tenant_id, {}).get(batch_id)
 
     def blob_ids(self) -> set[str]:
-        """Blobs that a version (retired ones included), job, baseline or schedule refers to."""
+        """Blobs that a version (retired too), job, batch, baseline or schedule refers to."""
         found = {v.artifact.blob.id for vs in self._versions.values() for v in vs}
         for job in (job for by_id in self._jobs.values() for job in by_id.values()):
             found.update(blob.id for blob in blobs_of(job))
+        for batch in (batch for by_id in self._batches.values() for batch in by_id.values()):
+            found.update(blob.id for blob in blobs_of_batch(batch))
         found.update(one.blob.id for one in self._drift.baselines.values() if one.blob)
         for by_id in self._schedules.values():
             found.update(schedule.body.id for schedule in by_id.values())

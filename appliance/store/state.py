@@ -42,6 +42,7 @@ from appliance.records import (
     Alias,
     ApiKey,
     Baseline,
+    Batch,
     Breach,
     EgressRule,
     Entry,
@@ -54,6 +55,7 @@ from appliance.records import (
     Version,
 )
 from appliance.standing import Delivery, Schedule, Webhook
+from appliance.store.batches import BATCH_EVENTS, apply_batch, by_tenant
 from appliance.store.drift import DRIFT_EVENTS, DriftTables, apply_drift
 from appliance.store.jobs import JOB_EVENTS, apply_job
 from appliance.store.keyring import Keyring
@@ -104,6 +106,7 @@ REGISTRY_EVENTS: dict[str, type[Event]] = (
     | SCHEDULE_EVENTS
     | WEBHOOK_EVENTS
     | TRACKING_EVENTS
+    | BATCH_EVENTS
 )
 _BOTH = (VersionRegistered.KIND, ModelRemoved.KIND)
 
@@ -114,6 +117,7 @@ class Tables:
     __slots__ = (
         "aliases",
         "deliveries",
+        "batches",
         "drift",
         "egress",
         "jobs",
@@ -150,6 +154,7 @@ class Tables:
         self.webhooks: dict[str, dict[str, Webhook]] = {}
         self.deliveries: dict[str, dict[str, Delivery]] = {}
         self.tracking: dict[str, Tracking] = {}
+        self.batches: dict[str, dict[str, Batch]] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -172,6 +177,7 @@ class Tables:
         tables.webhooks = dict(snapshot._webhooks)
         tables.deliveries = dict(snapshot._deliveries)
         tables.tracking = dict(snapshot._tracking)
+        tables.batches = dict(snapshot._batches)
         return tables
 
     def freeze(self) -> Snapshot:
@@ -216,6 +222,9 @@ class Tables:
             known = self.webhooks.get(tenant_id, {}), self.deliveries.get(tenant_id, {})
             found = apply_webhook(*known, event, time_ns)
             self.webhooks[tenant_id], self.deliveries[tenant_id] = found
+        elif event.KIND in BATCH_EVENTS:
+            known = self.batches.get(tenant_id, {})
+            self.batches[tenant_id] = apply_batch(known, event, time_ns)
         elif event.KIND not in TRACKING_EVENTS:
             self._apply(event, time_ns)
 
@@ -297,7 +306,7 @@ class Tables:
         if tenant is not None:
             del self.names["", tenant.name]
         self.egress.pop(tenant_id, None)
-        for of_tenant in (self.jobs, self.schedules, self.webhooks, self.deliveries):
+        for of_tenant in (self.jobs, self.batches, self.schedules, self.webhooks, self.deliveries):
             of_tenant.pop(tenant_id, None)
         self.tracking.pop(tenant_id, None)
         self.keys = {k: v for k, v in self.keys.items() if v.tenant_id != tenant_id}
@@ -341,6 +350,7 @@ class _Section(msgspec.Struct):
     webhooks: list[Webhook] = []
     deliveries: list[Delivery] = []
     tracking: Tracking = Tracking()
+    batches: list[Batch] = []
 
 
 class _File(msgspec.Struct):
@@ -382,6 +392,7 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             webhooks=list(snapshot.webhooks(tenant.id)),
             deliveries=list(snapshot.deliveries(tenant.id)),
             tracking=snapshot.tracking(tenant.id),
+            batches=list(snapshot.batches(tenant.id)),
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -475,6 +486,7 @@ def _add_work(tables: Tables, section: _Section) -> None:
         tables.webhooks.setdefault(hook.tenant_id, {})[hook.id] = hook
     for delivery in section.deliveries:
         tables.deliveries.setdefault(delivery.tenant_id, {})[delivery.id] = delivery
+    tables.batches |= by_tenant(section.batches)
 
 
 def registry_view(snapshot: Snapshot) -> dict[str, Any]:
@@ -519,5 +531,10 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
             t.id: msgspec.to_builtins(tracking)
             for t in snapshot.tenants()
             if (tracking := snapshot.tracking(t.id)) != NOTHING
+        },
+        "batches": {
+            t.id: msgspec.to_builtins(batches)
+            for t in snapshot.tenants()
+            if (batches := snapshot.batches(t.id))
         },
     }

@@ -46,11 +46,19 @@ import msgspec
 
 from appliance.errors import HostError
 from appliance.tables import frames
-from appliance.tables.formats import FORMATS, MEDIA_TYPES, Format, format_of, require_format
+from appliance.tables.formats import (
+    FORMATS,
+    HEAD_BYTES,
+    MEDIA_TYPES,
+    Format,
+    format_of,
+    require_format,
+)
 from appliance.tables.reader import MEMORY_BYTES, SILENCE_S, Input, ReadAt, Table, started
 
 __all__ = [
     "FORMATS",
+    "HEAD_BYTES",
     "MEDIA_TYPES",
     "Format",
     "Input",

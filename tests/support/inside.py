@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import msgspec
@@ -48,11 +48,15 @@ PASSPHRASE = "a passphrase for tests only"
 class EchoSandbox:
     """Answers with what it was asked; ``raise`` raises, ``sleep <s>`` waits first.
 
+    A table with ``poison`` in it raises, one with ``short`` loses its last record.
+
     ``call <target> <request>`` is answered with what that model answers, or ``refused: <code>``;
     ``at <n> <request>`` is that request to version n, and an echo of all of it to others.
     """
 
     LOAD_S = 0.0
+    HELD: ClassVar[set[bytes]] = set()
+    """A body with one of these in it is not answered."""
 
     def __init__(self, spec: SandboxSpec) -> None:
         self.id = clock.new_id("box")
@@ -102,7 +106,15 @@ class EchoSandbox:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), float(request.body.split()[1]))
                 raise RunnerCrashed("The model was stopped.", exit_code=137)
-        return Reply(content_type=request.content_type, body=request.body, compute_us=5)
+        if any(mark in request.body for mark in self.HELD):
+            await self._ended.wait()
+            raise RunnerCrashed("The model was stopped.", exit_code=137)
+        if b'"poison"' in request.body:
+            raise ModelRaised("ValueError: poison")
+        body = request.body
+        if b'"short"' in body:  # one result too few
+            body = body[: body.rindex(b",{")] + b"]}"
+        return Reply(content_type=request.content_type, body=body, compute_us=5)
 
     async def _call(self, request: Request) -> Reply:
         if request.calls is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from appliance.api.native import (
     audit,
+    batches,
     call_tree,
     calls,
     catalogue,
@@ -40,6 +41,7 @@ OPERATIONS = (
     *drift.OPERATIONS,
     *uploads.OPERATIONS,
     *calls.OPERATIONS,
+    *batches.OPERATIONS,
     *jobs.OPERATIONS,
     *schedules.OPERATIONS,
     *webhooks.OPERATIONS,

@@ -225,7 +225,7 @@ async def _follow(context: Context, job: Job, write: Write) -> None:
             await write(_event("start", f"start-{told}", _brief(context, job)))
         if job.status in JOB_ENDS:
             lines = (job.end.problem or {}).get("stderr", ()) if job.end else ()
-            for at, line in enumerate(lines if _is_owner(context) else ()):
+            for at, line in enumerate(lines if is_owner(context) else ()):
                 await write(_event("log", f"log-{at}", {"text": line}))
             await write(_event("completed", "completed", await _document(context, job)))
             return
@@ -256,12 +256,13 @@ def _job(context: Context) -> Job:
     return job
 
 
-def _is_owner(context: Context) -> bool:
+def is_owner(context: Context) -> bool:
+    """Whether the caller may see what belongs to others of its tenant."""
     return context.principal.kind == "peer" or context.principal.role == "owner"
 
 
 def _is_visible(context: Context, job: Job) -> bool:
-    return _is_owner(context) or job.created_by == context.principal.id
+    return is_owner(context) or job.created_by == context.principal.id
 
 
 def _model_name(context: Context, job: Job) -> str:
@@ -310,7 +311,7 @@ def _brief(context: Context, job: Job) -> JobDoc:
         output=None,
         output_type=wire.safe_media_type(end.content_type) if end and output else None,
         output_bytes=output.size_bytes - len(head_of(job.id)) if output else None,
-        error=_problem(context, job),
+        error=shown_problem(context, end.problem if end else None, job.id),
         metrics=JobMetrics(
             queue_ms=(first_ns - job.created_ns) // 1_000_000 if first_ns else None,
             run_ms=end.run_us // 1000 if end and end.run_us else None,
@@ -325,9 +326,10 @@ def _brief(context: Context, job: Job) -> JobDoc:
     )
 
 
-def _problem(context: Context, job: Job) -> dict[str, Any] | None:
-    """What went wrong, in the words this caller may see."""
-    kept = job.end.problem if job.end else None
+def shown_problem(
+    context: Context, kept: dict[str, Any] | None, instance: str
+) -> dict[str, Any] | None:
+    """What went wrong, in the words this caller may see; ``instance`` is the id of what did."""
     if kept is None:
         return None
     classes = {cls.slug: cls for cls in problem_classes()}
@@ -336,7 +338,7 @@ def _problem(context: Context, job: Job) -> dict[str, Any] | None:
     if issubclass(cls, GuestError):
         more["stderr"] = tuple(kept["stderr"])
     error = cls(kept["detail"], **more)
-    return wire.problem_document(error, job.id, is_owner=_is_owner(context))
+    return wire.problem_document(error, instance, is_owner=is_owner(context))
 
 
 _JOBS = "/api/v1/jobs/{tenant}"

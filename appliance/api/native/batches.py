@@ -1,0 +1,379 @@
+"""Batches: tables that a version scores row by row.
+
+Owns: the operations on batches and their JSON documents.
+Never: parses a table or scores a row.
+Read next: ``appliance.batches`` (what happens to a batch), ``jobs`` (the same for single calls).
+
+Rights are those of jobs: who may call a model may have it score a table; an owner sees its
+tenant's batches, a caller those it submitted itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal, cast
+
+from msgspec import Meta
+
+from appliance import batch_rows, clock, tables, wire
+from appliance.api.dispatch import Context
+from appliance.api.native import calls, jobs
+from appliance.api.native.models import alias_of, model_of, version_of
+from appliance.api.operation import Operation, Query
+from appliance.api.shapes import Document, Time
+from appliance.errors import (
+    BodyTimeout,
+    DiskFull,
+    Gone,
+    InputInvalid,
+    JobUnfinished,
+    QuotaExceeded,
+    TooLarge,
+    UnsupportedMedia,
+)
+from appliance.records import JOB_ENDS, LIVE, Batch, BatchForm, BatchPlan, JobStatus, Version
+from appliance.store.batches import head_of_table
+from appliance.wire import UPLOAD_RATE_MIN, Reply, Write, json_reply
+
+_WAIT_S_MAX = 60
+_LIMIT_MAX = 1000
+_CHUNK_ROWS = 1000
+_CHUNK_ROWS_MAX = 100_000
+_INTO: tuple[tables.Format, ...] = ("parquet", "csv", "ndjson")
+
+
+class ColumnDoc(Document):
+    """A column of the table: its name, and its type in SQL's words."""
+
+    name: str
+    type: str
+
+
+class BatchDoc(Document):
+    """A batch and how far it is."""
+
+    id: str
+    status: JobStatus
+    tenant: str
+    model: str
+    version: int
+    source: Annotated[str, Meta(description="The format of the table.")]
+    into: Annotated[str, Meta(description="The format of the output.")]
+    form: Annotated[str, Meta(description="How rows are put into a body.")]
+    chunk_rows: int
+    carry: bool
+    on_error: str
+    columns: list[ColumnDoc]
+    rows: int
+    rows_done: int
+    rows_failed: Annotated[int, Meta(description="Rows that have an error instead of a result.")]
+    rows_per_s: float
+    eta_s: float | None
+    created_at: Time
+    created_by: str
+    started_at: Time | None
+    completed_at: Time | None
+    input_bytes: int
+    error: Annotated[dict[str, Any] | None, Meta(description="A problem document (RFC 9457).")]
+    urls: dict[str, str]
+
+
+class BatchList(Document):
+    """Batches, newest first."""
+
+    items: list[BatchDoc]
+
+
+async def submit(context: Context) -> Reply:
+    """Have the model's live version score every row of a table; a route does not choose here.
+
+    The body is the table: Parquet, CSV, NDJSON or a JSON array of objects, by its content type or
+    its first bytes. It is looked at before the answer, which is 202 and the batch; what is no table
+    is refused and nothing is kept. Each row gets exactly one result, in the order of the table.
+    """
+    model = model_of(context)
+    number = alias_of(context, model, LIVE).number
+    return await _submit(context, context.snapshot.version(model.id, number))
+
+
+async def submit_version(context: Context) -> Reply:
+    """Have one version score every row of a table."""
+    return await _submit(context, version_of(context, model_of(context)))
+
+
+async def submit_alias(context: Context) -> Reply:
+    """Have the version an alias points at score every row of a table."""
+    model = model_of(context)
+    number = alias_of(context, model, context.request.params["alias"]).number
+    return await _submit(context, context.snapshot.version(model.id, number))
+
+
+async def _submit(context: Context, version: Version | None) -> Reply:
+    if version is None:
+        raise wire.not_found()
+    calls.require_callable(context, version)
+    plan = _plan(context, version)
+    limit = context.node.settings.http.upload_bytes_max
+    batch = await context.services.batches.submit(
+        principal_id=context.principal.id,
+        version=version,
+        plan=plan,
+        pieces=context.request.chunks(limit, rate_min=UPLOAD_RATE_MIN),
+        media_type=context.request.content_type or "",
+    )
+    return json_reply(
+        _document(context, batch), status=202, headers=(("location", _url(context, batch)),)
+    )
+
+
+def _plan(context: Context, version: Version) -> BatchPlan:
+    request = context.request
+    source = request.query.get("format", "")
+    if source:
+        tables.require_format(source)
+    form = _one_of(context, "form", ("auto", *batch_rows.FORMS))
+    return BatchPlan(
+        source=source,
+        into=_one_of(context, "into", _INTO),
+        form=batch_rows.form_of(version.manifest) if form == "auto" else cast("BatchForm", form),
+        chunk_rows=request.int_query(
+            "chunk_rows", default=_CHUNK_ROWS, low=1, high=_CHUNK_ROWS_MAX
+        ),
+        carry=_one_of(context, "carry", ("true", "false")) == "true",
+        on_error=cast("Literal['fail', 'null']", _one_of(context, "on_error", ("fail", "null"))),
+    )
+
+
+def _one_of(context: Context, name: str, known: tuple[str, ...]) -> str:
+    """A query parameter; the first of those known where it is not there."""
+    value = context.request.query.get(name, known[0])
+    if value not in known:
+        raise InputInvalid(f"'{name}' is one of {', '.join(known)}.")
+    return value
+
+
+async def list_batches(context: Context) -> Reply:
+    """A tenant's batches, newest first; a caller sees its own.
+
+    Ended batches are kept for `jobs.kept_s` seconds, then they and their tables are deleted.
+    """
+    query = context.request.query
+    limit = context.request.int_query("limit", default=100, low=1, high=_LIMIT_MAX)
+    found = [
+        batch
+        for batch in reversed(context.snapshot.batches(context.tenant.id))
+        if _is_visible(context, batch)
+        and query.get("status") in (None, batch.status)
+        and query.get("model") in (None, _model_name(context, batch))
+    ]
+    return json_reply(BatchList(items=[_document(context, batch) for batch in found[:limit]]))
+
+
+async def show_batch(context: Context) -> Reply:
+    """A batch as it is now. With `wait_s` the answer comes at its end, or after so many seconds."""
+    batch = _batch(context)
+    wait_s = context.request.int_query("wait_s", default=0, low=0, high=_WAIT_S_MAX)
+    deadline_ns = clock.monotonic_ns() + wait_s * 1_000_000_000
+    batches = context.services.batches
+    while batch.status not in JOB_ENDS and not batches.is_draining:
+        left_s = (deadline_ns - clock.monotonic_ns()) / 1e9
+        if left_s <= 0:
+            break
+        batch = await batches.changed(batch, left_s) or _batch(context)
+    return json_reply(_document(context, batch))
+
+
+async def show_output(context: Context) -> Reply:
+    """The output of a batch that succeeded: a table with one row for each row of the input."""
+    batch = _batch(context)
+    pieces = context.services.batches.output(batch)
+    first = await anext(pieces, b"")
+    return Reply(
+        content_type=tables.MEDIA_TYPES[tables.require_format(batch.plan.into)],
+        headers=(("model-version", str(batch.number)),),
+        stream=lambda write: _pass_on(first, pieces, write),
+    )
+
+
+async def cancel_batch(context: Context) -> Reply:
+    """Cancel a batch; the calls it makes now are given up. One that ended stays as it is."""
+    batch = await context.services.batches.cancel(_batch(context), actor=context.principal.id)
+    return json_reply(_document(context, batch))
+
+
+async def _pass_on(first: bytes, rest: AsyncGenerator[bytes], write: Write) -> None:
+    try:
+        await write(first)
+        async for piece in rest:
+            await write(piece)
+    finally:
+        await rest.aclose()
+
+
+def _batch(context: Context) -> Batch:
+    batch = context.services.batches.find(context.tenant.id, context.request.params["batch"])
+    if batch is None or not _is_visible(context, batch):
+        raise wire.not_found()
+    return batch
+
+
+def _is_visible(context: Context, batch: Batch) -> bool:
+    return jobs.is_owner(context) or batch.created_by == context.principal.id
+
+
+def _model_name(context: Context, batch: Batch) -> str:
+    model = context.snapshot.model_by_id(batch.model_id)
+    return model.name if model else ""
+
+
+def _url(context: Context, batch: Batch) -> str:
+    return f"/api/v1/batches/{context.tenant.name}/{batch.id}"
+
+
+def _document(context: Context, batch: Batch) -> BatchDoc:
+    progress, url, plan = context.services.batches.progress(batch), _url(context, batch), batch.plan
+    urls = {"get": url, "cancel": f"{url}/cancel"}
+    if batch.status == "succeeded":
+        urls["output"] = f"{url}/output"
+    return BatchDoc(
+        id=batch.id,
+        status=batch.status,
+        tenant=context.tenant.name,
+        model=_model_name(context, batch),
+        version=batch.number,
+        source=plan.source,
+        into=plan.into,
+        form=plan.form,
+        chunk_rows=plan.chunk_rows,
+        carry=plan.carry,
+        on_error=plan.on_error,
+        columns=[ColumnDoc(name=name, type=kind) for name, kind in batch.columns],
+        rows=batch.rows,
+        rows_done=progress.rows_done,
+        rows_failed=progress.rows_failed,
+        rows_per_s=round(progress.rows_per_s, 1),
+        eta_s=None if progress.eta_s is None else round(progress.eta_s, 1),
+        created_at=clock.text_from_ns(batch.created_ns),
+        created_by=batch.created_by,
+        started_at=clock.text_from_ns(batch.started_ns) if batch.started_ns else None,
+        completed_at=clock.text_from_ns(batch.ended_ns) if batch.ended_ns else None,
+        input_bytes=batch.input.size_bytes - len(head_of_table(batch.id)),
+        error=jobs.shown_problem(context, batch.problem, batch.id),
+        urls=urls,
+    )
+
+
+_MODEL = "/api/v1/models/{tenant}/{model}"
+_BATCHES = "/api/v1/batches/{tenant}"
+_TEXT: dict[str, Any] = {"type": "string"}
+
+
+def _choice(name: str, doc: str, *known: str) -> Query:
+    return Query(name=name, doc=doc, schema={**_TEXT, "enum": [*known], "default": known[0]})
+
+
+_SUBMIT: dict[str, Any] = {
+    "method": "POST",
+    "permission": "model:invoke",
+    "body": (*tables.MEDIA_TYPES.values(), "application/octet-stream"),
+    "reply": BatchDoc,
+    "status": 202,
+    "query": (
+        Query(
+            name="format",
+            doc="The format of the table, where neither content type nor first bytes say it.",
+            schema={**_TEXT, "enum": [*tables.FORMATS]},
+        ),
+        _choice("into", "The format of the output.", *_INTO),
+        _choice("form", "How rows are put into a body.", "auto", *batch_rows.FORMS),
+        _choice("carry", "Whether the table's columns are in the output.", "true", "false"),
+        _choice("on_error", "A failing row fails the batch, or is null.", "fail", "null"),
+        Query(
+            name="chunk_rows",
+            doc="Most rows of one call.",
+            schema={
+                "type": "integer",
+                "minimum": 1,
+                "maximum": _CHUNK_ROWS_MAX,
+                "default": _CHUNK_ROWS,
+            },
+        ),
+    ),
+    "problems": (
+        Gone,
+        InputInvalid,
+        UnsupportedMedia,
+        TooLarge,
+        BodyTimeout,
+        QuotaExceeded,
+        DiskFull,
+    ),
+}
+
+OPERATIONS = (
+    Operation(path=_MODEL + "/batch", handler=submit, summary="Score a table", **_SUBMIT),
+    Operation(
+        path=_MODEL + "/versions/{version}/batch",
+        handler=submit_version,
+        summary="Score a table with one version",
+        **_SUBMIT,
+    ),
+    Operation(
+        path=_MODEL + "/aliases/{alias}/batch",
+        handler=submit_alias,
+        summary="Score a table with the version an alias points at",
+        **_SUBMIT,
+    ),
+    Operation(
+        method="GET",
+        path=_BATCHES,
+        permission="job:read",
+        handler=list_batches,
+        summary="List batches",
+        reply=BatchList,
+        query=(
+            Query(name="status", doc="Only these.", schema=_TEXT),
+            Query(name="model", doc="Only batches of this model.", schema=_TEXT),
+            Query(
+                name="limit",
+                doc="Most batches to return.",
+                schema={"type": "integer", "minimum": 1, "maximum": _LIMIT_MAX, "default": 100},
+            ),
+        ),
+        problems=(InputInvalid,),
+    ),
+    Operation(
+        method="GET",
+        path=_BATCHES + "/{batch}",
+        permission="job:read",
+        handler=show_batch,
+        summary="Show a batch, or wait for it",
+        reply=BatchDoc,
+        query=(
+            Query(
+                name="wait_s",
+                doc="Seconds to wait for its end.",
+                schema={"type": "integer", "minimum": 0, "maximum": _WAIT_S_MAX, "default": 0},
+            ),
+        ),
+        problems=(InputInvalid,),
+    ),
+    Operation(
+        method="GET",
+        path=_BATCHES + "/{batch}/output",
+        permission="job:read",
+        handler=show_output,
+        summary="The output of a batch",
+        reply=tuple(tables.MEDIA_TYPES[name] for name in _INTO),
+        problems=(JobUnfinished,),
+    ),
+    Operation(
+        method="POST",
+        path=_BATCHES + "/{batch}/cancel",
+        permission="job:cancel",
+        handler=cancel_batch,
+        summary="Cancel a batch",
+        reply=BatchDoc,
+        problems=(DiskFull,),
+    ),
+)

@@ -1,0 +1,318 @@
+"""``appliance batch``: run, submit, list, show, cancel, output.
+
+Owns: these commands, and the notation ``TENANT/BATCH``.
+Never: looks into a table, or keeps anything of a batch on this side but the file it was told to.
+Read next: ``api.native.batches`` (who answers), ``job`` (the same for single calls).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from appliance.cli.client import Client, problem_from_document, segment
+from appliance.cli.context import Context, Group, pass_context
+from appliance.cli.output import Advance
+from appliance.cli.reference import reference
+from appliance.errors import Gone
+
+_REFERENCE = re.compile(r"^([a-z0-9-]+)/(batch_[0-9a-z]+)$")
+_ENDS = ("succeeded", "failed", "canceled")
+_MEDIA = {
+    "parquet": "application/vnd.apache.parquet",
+    "pq": "application/vnd.apache.parquet",
+    "csv": "text/csv",
+    "tsv": "text/csv",
+    "ndjson": "application/x-ndjson",
+    "jsonl": "application/x-ndjson",
+    "json": "application/json",
+}
+_PIECE = 1024 * 1024
+_TIMEOUT_S = 3600
+_POLL_S = 1
+
+
+@click.group(
+    cls=Group,
+    examples=(
+        "appliance batch run demo/churn@live --data rows.parquet --out scored.parquet",
+        "appliance batch submit demo/churn:4 --data rows.csv",
+        "appliance batch output demo/batch_0123456789abc --out scored.parquet",
+    ),
+)
+def batch() -> None:
+    """Tables that a version scores row by row; a restart goes on where it was."""
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """What ``run`` and ``submit`` take."""
+    for option in reversed(
+        (
+            click.argument("name", metavar="TENANT/NAME[:VERSION|@ALIAS]"),
+            click.option(
+                "--data",
+                required=True,
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="The table: .parquet, .csv, .ndjson or .json.",
+            ),
+            click.option(
+                "--form",
+                type=click.Choice(["auto", "records", "rows", "columns", "list"]),
+                default="auto",
+                show_default=True,
+                help="How rows are put into a body.",
+            ),
+            click.option(
+                "--on-error",
+                type=click.Choice(["fail", "null"]),
+                default="fail",
+                show_default=True,
+                help="A row that fails ends the batch, or gets null and its error.",
+            ),
+            click.option(
+                "--chunk-rows",
+                type=click.IntRange(1, 100_000),
+                default=1000,
+                show_default=True,
+                help="Most rows of one call.",
+            ),
+            click.option("--no-carry", is_flag=True, help="Leave the table's columns out."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@batch.command(
+    "run",
+    examples=(
+        "appliance batch run demo/churn:4 --data rows.parquet --out scored.parquet",
+        "appliance batch run demo/churn --data rows.csv --out scored.csv --on-error null",
+    ),
+)
+@_options
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the scored table here: .parquet, .csv or .ndjson.",
+)
+@pass_context
+def run(context: Context, name: str, data: Path, out: Path, **plan: Any) -> None:
+    """Score a table and fetch the result; what cuts this off, cuts off the waiting only."""
+    into = {"pq": "parquet", "jsonl": "ndjson"}.get(_extension(out), _extension(out))
+    if into not in ("parquet", "csv", "ndjson"):
+        raise click.UsageError(f"'{out.name}': write .parquet, .csv or .ndjson.")
+    with context.client(timeout_s=_TIMEOUT_S) as client:
+        with context.output.progress("score") as advance:
+            document = _submit(client, name, data, {**plan, "into": into}, advance)
+            context.output.say(f"appliance batch show {_place(document)}")
+            document = _wait(client, document, advance)
+        _require_succeeded(document)
+        _fetch(client, document, out)
+    context.output.data(document, f"{_place(document)}  {document['rows']} rows scored to {out}")
+
+
+@batch.command(
+    "submit",
+    examples=(
+        "appliance batch submit demo/churn:4 --data rows.parquet",
+        "appliance batch submit demo/churn@live --data rows.csv --into csv --on-error null",
+    ),
+)
+@_options
+@click.option(
+    "--into",
+    type=click.Choice(["parquet", "csv", "ndjson"]),
+    default="parquet",
+    show_default=True,
+    help="The format of the output.",
+)
+@pass_context
+def submit(context: Context, name: str, data: Path, **plan: Any) -> None:
+    """Have a table scored, without waiting."""
+    with (
+        context.client(timeout_s=_TIMEOUT_S) as client,
+        context.output.progress("upload") as advance,
+    ):
+        document = _submit(client, name, data, plan, advance)
+    context.output.data(document, f"{_place(document)}  {document['status']}")
+    context.output.say(f"appliance batch show {_place(document)}")
+
+
+@batch.command("list", examples=("appliance batch list demo",))
+@click.argument("tenant")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@pass_context
+def list_(context: Context, tenant: str, limit: int) -> None:
+    """List batches, newest first."""
+    with context.client() as client:
+        document = client.get(f"/api/v1/batches/{segment(tenant)}", limit=limit)
+    rows = [
+        {**item, "code": (item["error"] or {}).get("code"), "done": _done(item)}
+        for item in document["items"]
+    ]
+    context.output.table(
+        document,
+        rows,
+        (
+            ("BATCH", "id"),
+            ("STATUS", "status"),
+            ("MODEL", "model"),
+            ("VERSION", "version"),
+            ("ROWS", "rows"),
+            ("DONE", "done"),
+            ("CREATED", "created_at"),
+            ("ERROR", "code"),
+        ),
+        empty="no batches: appliance batch run TENANT/NAME --data rows.parquet --out ...",
+    )
+
+
+@batch.command("show", examples=("appliance batch show demo/batch_0123456789abc",))
+@click.argument("name", metavar="TENANT/BATCH")
+@pass_context
+def show(context: Context, name: str) -> None:
+    """Show a batch and how far it is."""
+    with context.client() as client:
+        document = client.get(_path(name))
+    context.output.data(document, _lines(document))
+
+
+@batch.command("cancel", examples=("appliance batch cancel demo/batch_0123456789abc",))
+@click.argument("name", metavar="TENANT/BATCH")
+@pass_context
+def cancel(context: Context, name: str) -> None:
+    """Cancel a batch; one that has ended stays as it is."""
+    with context.client() as client:
+        document = client.send("POST", f"{_path(name)}/cancel")
+    context.output.data(document, f"{name}  {document['status']}")
+
+
+@batch.command(
+    "output", examples=("appliance batch output demo/batch_0123456789abc --out scored.parquet",)
+)
+@click.argument("name", metavar="TENANT/BATCH")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it here.")
+@pass_context
+def output(context: Context, name: str, out: Path | None) -> None:
+    """Fetch the scored table; to standard output without --out."""
+    with context.client(timeout_s=_TIMEOUT_S) as client:
+        document = client.get(_path(name))
+        _fetch(client, document, out)
+    if out is not None:
+        context.output.say(f"wrote {out}")
+
+
+def _submit(
+    client: Client, name: str, data: Path, plan: dict[str, Any], advance: Advance
+) -> dict[str, Any]:
+    target = reference(name)
+    query = {
+        "into": plan["into"],
+        "form": plan["form"],
+        "on_error": plan["on_error"],
+        "chunk_rows": plan["chunk_rows"],
+        "carry": "false" if plan["no_carry"] else "true",
+    }
+    size = data.stat().st_size
+    headers = {
+        "Content-Type": _MEDIA.get(_extension(data), "application/octet-stream"),
+        "Content-Length": str(size),
+    }
+
+    def pieces() -> Iterator[bytes]:
+        sent = 0
+        with data.open("rb") as file:
+            while piece := file.read(_PIECE):
+                sent += len(piece)
+                advance(0.1 * sent / size, f"sending {data.name}")
+                yield piece
+
+    reply = client.request(
+        "POST", f"{target.target}/batch", params=query, content=pieces(), headers=headers
+    )
+    document: dict[str, Any] = reply.json()
+    return document
+
+
+def _wait(client: Client, document: dict[str, Any], advance: Advance) -> dict[str, Any]:
+    while document["status"] not in _ENDS:
+        left = document["eta_s"]
+        words = "waiting for its turn"
+        if document["status"] == "processing":
+            words = f"{document['rows_done']} of {document['rows']} rows"
+            if left is not None:
+                words += f", {document['rows_per_s']:.0f} rows/s, {left:.0f} s left"
+        advance(0.1 + 0.9 * document["rows_done"] / document["rows"], words)
+        time.sleep(_POLL_S)
+        document = client.get(document["urls"]["get"])
+    return document
+
+
+def _require_succeeded(document: dict[str, Any]) -> None:
+    if document["error"]:
+        raise problem_from_document(document["error"])
+    if document["status"] == "canceled":
+        raise Gone(f"The batch {_place(document)} was cancelled.")
+
+
+def _fetch(client: Client, document: dict[str, Any], out: Path | None) -> None:
+    headers = {"Accept": "*/*"}
+    with client.stream("GET", f"{document['urls']['get']}/output", (), headers) as reply:
+        if out is None:
+            for piece in reply.iter_bytes():
+                sys.stdout.buffer.write(piece)
+            sys.stdout.flush()
+            return
+        with out.open("wb") as file:
+            for piece in reply.iter_bytes():
+                file.write(piece)
+
+
+def _extension(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
+def _path(name: str) -> str:
+    match = _REFERENCE.match(name)
+    if match is None:
+        raise click.UsageError(f"'{name}' is not TENANT/BATCH, such as demo/batch_0123456789abc.")
+    return f"/api/v1/batches/{segment(match[1])}/{segment(match[2])}"
+
+
+def _place(document: dict[str, Any]) -> str:
+    return f"{document['tenant']}/{document['id']}"
+
+
+def _done(document: dict[str, Any]) -> str:
+    return f"{100 * document['rows_done'] / document['rows']:.0f}%"
+
+
+def _lines(document: dict[str, Any]) -> str:
+    left = document["eta_s"]
+    shown = {
+        "batch": _place(document),
+        "status": document["status"],
+        "model": f"{document['tenant']}/{document['model']}:{document['version']}",
+        "rows": f"{document['rows_done']} of {document['rows']} ({_done(document)})",
+        "failed rows": document["rows_failed"],
+        "speed": document["rows_per_s"] and f"{document['rows_per_s']:.0f} rows/s",
+        "left": left is not None and f"{left:.0f} s",
+        "input": f"{document['input_bytes']} bytes of {document['source']}",
+        "columns": ", ".join(f"{c['name']} {c['type']}" for c in document["columns"][:20]),
+        "asked in": f"{document['form']}, at most {document['chunk_rows']} rows a call",
+        "output": document["into"],
+        "created": f"{document['created_at']} by {document['created_by']}",
+        "started": document["started_at"],
+        "completed": document["completed_at"],
+        "error": document["error"]
+        and f"{document['error']['code']}: {document['error']['detail']}",
+    }
+    return "\n".join(f"{name:<12} {value}" for name, value in shown.items() if value)
