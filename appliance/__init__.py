@@ -40,6 +40,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     signing    signatures of what leaves                  tarstream  tar, read strictly
     standing   the nouns of schedules, webhooks and deliveries
     tracked    the nouns of training runs
+    batch_records  the nouns of batches
     records    the nouns                                  clock, errors
 
 Read ``ARCHITECTURE.md`` for the numbered invariants and ``SECURITY-PROMISES.md`` for what is

@@ -13,8 +13,11 @@ from typing import Any, get_args
 
 import msgspec
 
+from appliance.batch_records import BatchForm
 from appliance.errors import ResultsDiffer
-from appliance.records import BatchForm, Manifest
+from appliance.records import (
+    Manifest,
+)
 
 FORMS: tuple[BatchForm, ...] = get_args(BatchForm)
 ONLY = "prediction"

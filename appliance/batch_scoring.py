@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from appliance import batch_rows, clock, tables
+from appliance.batch_records import Batch, BatchPart
 from appliance.batch_rows import Result
 from appliance.errors import (
     ApplianceError,
@@ -37,7 +38,10 @@ from appliance.errors import (
 )
 from appliance.events import BatchAdvanced, Event
 from appliance.invoke import Invoker
-from appliance.records import Batch, BatchPart, Blob, Version
+from appliance.records import (
+    Blob,
+    Version,
+)
 from appliance.store import Store
 from appliance.store.batches import head_of_part, head_of_table
 

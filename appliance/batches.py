@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 
 from appliance import batch_rows, clock, config, tables
+from appliance.batch_records import Batch, BatchPlan
 from appliance.batch_scoring import Joined, Run, Scoring
 from appliance.errors import (
     ApplianceError,
@@ -51,7 +52,10 @@ from appliance.events import (
 )
 from appliance.invoke import Invoker
 from appliance.jobs import Jobs, kept_problem
-from appliance.records import JOB_ENDS, Batch, BatchPlan, Version
+from appliance.records import (
+    JOB_ENDS,
+    Version,
+)
 from appliance.sandbox.pool import Pool
 from appliance.store import Store
 from appliance.store.batches import blobs_of_batch, head_of_table

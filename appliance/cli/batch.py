@@ -104,7 +104,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     help="Write the scored table here: .parquet, .csv or .ndjson.",
 )
 @pass_context
-def run(context: Context, name: str, data: Path, out: Path, **plan: Any) -> None:
+def run(context: Context, /, name: str, data: Path, out: Path, **plan: Any) -> None:
     """Score a table and fetch the result; what cuts this off, cuts off the waiting only."""
     into = {"pq": "parquet", "jsonl": "ndjson"}.get(_extension(out), _extension(out))
     if into not in ("parquet", "csv", "ndjson"):
@@ -135,7 +135,7 @@ def run(context: Context, name: str, data: Path, out: Path, **plan: Any) -> None
     help="The format of the output.",
 )
 @pass_context
-def submit(context: Context, name: str, data: Path, **plan: Any) -> None:
+def submit(context: Context, /, name: str, data: Path, **plan: Any) -> None:
     """Have a table scored, without waiting."""
     with (
         context.client(timeout_s=_TIMEOUT_S) as client,

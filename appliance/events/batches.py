@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from appliance.batch_records import Batch, BatchPart
 from appliance.events.base import Event
-from appliance.records import Batch, BatchPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

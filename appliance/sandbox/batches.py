@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from appliance.records import Merged
+from appliance.records import (
+    Merged,
+)
 from appliance.sandbox.frames import (
     CONTENT_TYPE,
     GuestFault,

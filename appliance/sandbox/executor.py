@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance import config
-from appliance.records import Isolation
+from appliance.records import (
+    Isolation,
+)
 from appliance.sandbox.egress import Guard
 from appliance.sandbox.gpu_place import Fill, Places
 from appliance.sandbox.link import Sink

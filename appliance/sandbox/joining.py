@@ -29,7 +29,9 @@ from appliance.errors import (
     HostError,
 )
 from appliance.metrics import Metrics
-from appliance.records import Batching
+from appliance.records import (
+    Batching,
+)
 from appliance.sandbox.batches import CALLS_MAX
 from appliance.sandbox.keeper import Load
 from appliance.sandbox.lease import Lease

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from appliance.batch_records import Batch
 from appliance.events import (
     BatchAdvanced,
     BatchEnded,
@@ -18,7 +19,9 @@ from appliance.events import (
     BatchStarted,
     Event,
 )
-from appliance.records import Batch, Blob
+from appliance.records import (
+    Blob,
+)
 
 BATCH_EVENTS: dict[str, type[Event]] = {
     cls.KIND: cls for cls in (BatchQueued, BatchStarted, BatchAdvanced, BatchEnded, BatchesRemoved)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from appliance.batch_records import Batch
 from appliance.records import (
     Alias,
     ApiKey,
     Baseline,
-    Batch,
     Breach,
     EgressRule,
     Job,
@@ -41,8 +41,8 @@ class Snapshot:
 
     __slots__ = (
         "_aliases",
-        "_deliveries",
         "_batches",
+        "_deliveries",
         "_drift",
         "_egress",
         "_jobs",

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.batch_records import Batch
 from appliance.errors import NotFound, StoreCorrupt
 from appliance.events import (
     AliasRemoved,
@@ -42,7 +43,6 @@ from appliance.records import (
     Alias,
     ApiKey,
     Baseline,
-    Batch,
     Breach,
     EgressRule,
     Entry,
@@ -116,8 +116,8 @@ class Tables:
 
     __slots__ = (
         "aliases",
-        "deliveries",
         "batches",
+        "deliveries",
         "drift",
         "egress",
         "jobs",
@@ -223,8 +223,8 @@ class Tables:
             found = apply_webhook(*known, event, time_ns)
             self.webhooks[tenant_id], self.deliveries[tenant_id] = found
         elif event.KIND in BATCH_EVENTS:
-            known = self.batches.get(tenant_id, {})
-            self.batches[tenant_id] = apply_batch(known, event, time_ns)
+            batches = self.batches.get(tenant_id, {})
+            self.batches[tenant_id] = apply_batch(batches, event, time_ns)
         elif event.KIND not in TRACKING_EVENTS:
             self._apply(event, time_ns)
 

@@ -24,6 +24,7 @@ VALUES = {
     "rule_id": "eg_none",
     "slug": "not-found",
     "job": "job_none",
+    "batch": "batch_none",
     "webhook": "wh_none",
     "schedule": "sch_none",
     "call": "call_none",

@@ -41,6 +41,14 @@ async def job_of(it: Inside) -> str:
         return str(made.json()["id"])
 
 
+async def batch_of(it: Inside) -> str:
+    """A batch of the other tenant that really is there."""
+    async with it.client(await it.key("acme")) as client:
+        csv = {"Content-Type": "text/csv"}
+        made = await client.post("/api/v1/models/acme/fraud/batch", content=b"a\n1\n", headers=csv)
+        return str(made.json()["id"])
+
+
 async def webhook_of(it: Inside) -> str:
     """A webhook of the other tenant that really is there."""
     async with it.client(await it.key("acme")) as client:
@@ -66,7 +74,7 @@ async def draft_of(it: Inside) -> str:
 RANDOM = {
     "tenant": "xq7w", "model": "zz81", "version": "1", "alias": "live", "key_id": "A1b2C3d4E",
     "seq": "123456789", "rule_id": "eg_none", "secret": "db-password", "sandbox_id": "box_none",
-    "job": "job_none", "webhook": "wh_none", "schedule": "sch_none", "call": "call_none",
+    "job": "job_none", "batch": "batch_none", "webhook": "wh_none", "schedule": "sch_none", "call": "call_none",
     "draft": "m-none", "tag": "none", "path": "versions/zz81/1/model.py",
 }  # fmt: skip
 
@@ -78,6 +86,7 @@ async def test_a_foreign_tenant_reads_like_one_that_does_not_exist(it: Inside) -
         "tenant": "acme", "model": "fraud", "version": "1", "alias": "live",
         "key_id": foreign_key, "seq": str(seq), "rule_id": "eg_none",
         "secret": "own", "sandbox_id": "box_none", "job": await job_of(it),
+        "batch": await batch_of(it),
         "webhook": await webhook_of(it), "schedule": await schedule_of(it),
         "draft": await draft_of(it), "tag": "none", "path": "versions/fraud/1/model.py",
     }  # fmt: skip

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from storing import ACTOR, SETTINGS, Folder, artifact, intent, manifest
 
+from appliance import clock
+from appliance.batch_records import Batch, BatchPart, BatchPlan
 from appliance.errors import ApplianceError, NotFound
 from appliance.events import (
+    BatchAdvanced,
+    BatchEnded,
+    BatchesRemoved,
+    BatchQueued,
+    BatchStarted,
     BaselineRemoved,
     BaselineSet,
     DeliveryAttempted,
@@ -97,6 +104,37 @@ class RegistryMachine(RuleBasedStateMachine):
     def remove_tenant(self, name):
         self.attempt(self.registry.remove_tenant(tenant_id=self.tenant_id(name), actor=ACTOR))
         self.expected.pop(name, None)
+
+    @rule(tenant=NAMES, name=NAMES, verb=st.sampled_from(["queue", "advance", "end", "remove"]))
+    def change_batch(self, tenant, name, verb):
+        tenant_id = self.tenant_id(tenant)
+        known = self.registry.snapshot.batches(tenant_id)
+        blob = Blob(id="b", size_bytes=1, digest="d")
+        plan = BatchPlan(source="csv", into="csv", form="rows", chunk_rows=1)
+        batch = Batch(
+            id=clock.new_id("batch"), tenant_id=tenant_id, model_id=self.model_id(tenant, name),
+            number=1, plan=plan, input=blob, columns=(("a", "BIGINT"),), rows=2, created_ns=1,
+            created_by=ACTOR,
+        )  # fmt: skip
+        part = BatchPart(row=0, rows=1, failed=0, names=("p",), blob=blob)
+        events = [BatchQueued(batch=batch)]
+        if verb != "queue":
+            if not known:
+                return
+            last = known[-1].id
+            events = {
+                "advance": [
+                    BatchStarted(batch_id=last), BatchAdvanced(batch_id=last, part=part)
+                ],
+                "end": [BatchEnded(batch_id=last, status="failed", problem={"code": "gone"})],
+                "remove": [BatchesRemoved(batch_ids=(last,))],
+            }[verb]  # fmt: skip
+        self.attempt(
+            self.registry.change(lambda: events, tenant_id=tenant_id, actor=ACTOR, obj="o")
+        )
+        after = self.registry.snapshot.batches(tenant_id)
+        change = {"queue": 1, "remove": -1}.get(verb, 0)
+        assert len(after) == len(known) + (change if tenant in self.expected else 0)
 
     @rule(tenant=NAMES, name=NAMES, parent=st.none() | NAMES)
     def register(self, tenant, name, parent):

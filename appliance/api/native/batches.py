@@ -21,6 +21,7 @@ from appliance.api.native import calls, jobs
 from appliance.api.native.models import alias_of, model_of, version_of
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Document, Time
+from appliance.batch_records import Batch, BatchForm, BatchPlan
 from appliance.errors import (
     BodyTimeout,
     DiskFull,
@@ -31,7 +32,12 @@ from appliance.errors import (
     TooLarge,
     UnsupportedMedia,
 )
-from appliance.records import JOB_ENDS, LIVE, Batch, BatchForm, BatchPlan, JobStatus, Version
+from appliance.records import (
+    JOB_ENDS,
+    LIVE,
+    JobStatus,
+    Version,
+)
 from appliance.store.batches import head_of_table
 from appliance.wire import UPLOAD_RATE_MIN, Reply, Write, json_reply
 

@@ -142,7 +142,7 @@ async def _own_webhook(context: Context) -> tuple[str, tuple[str, ...]]:
             raise Malformed("A Webhook-Events-Filter comes with a Webhook header.")
         return "", ()
     wanted = tuple(dict.fromkeys(part.strip() for part in asked.split(",") if part.strip()))
-    if "logs" in wanted and not _is_owner(context):
+    if "logs" in wanted and not is_owner(context):
         raise Forbidden("What a model printed is told to an owner of its tenant only.")
     wanted = wanted or WEBHOOK_DEFAULT
     await context.services.webhooks.require_for_job(context.tenant.id, url, wanted)
