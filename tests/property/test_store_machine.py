@@ -17,13 +17,13 @@ from appliance import clock
 from appliance.batch_records import Batch, BatchPart, BatchPlan
 from appliance.errors import ApplianceError, NotFound
 from appliance.events import (
+    BaselineRemoved,
+    BaselineSet,
     BatchAdvanced,
     BatchEnded,
     BatchesRemoved,
     BatchQueued,
     BatchStarted,
-    BaselineRemoved,
-    BaselineSet,
     DeliveryAttempted,
     DriftBreached,
     DriftRecovered,
