@@ -34,6 +34,7 @@ from appliance.errors import (
     PodmanUnavailable,
     ReplyTooLarge,
     ResultsDiffer,
+    RunnerCrashed,
     TooLarge,
 )
 from appliance.events import BatchAdvanced, Event
@@ -183,7 +184,10 @@ class Scoring:
             )
             return outcome.reply
 
-        reply = await self.patiently(call)
+        try:
+            reply = await self.patiently(call)
+        except RunnerCrashed:  # its sandbox may have been ended for others' reasons: once more
+            reply = await self.patiently(call)
         return batch_rows.results_of(reply, len(rows))
 
     async def patiently(self, act: Callable[[], Awaitable[_R]]) -> _R:

@@ -17,9 +17,9 @@ What is guaranteed:
   before it is parsed again. Columns come in the file's order. The same file gives the same rows
   and types each time.
 - **Values.** Those JSON has: ``None``, ``bool``, ``int`` of up to 64 bits, ``float`` (NaN and
-  infinities too), ``str``, and ``list`` and ``dict`` of these for nested columns. Of the rest, what
-  a ``float`` gives back exactly is one (DECIMAL of up to 15 digits) and what it does not is text
-  (wider DECIMAL, integers of 128 bits); dates and times are ISO 8601 text (``2026-01-31``,
+  infinities too), ``str``, and ``list`` and ``dict`` of these for nested columns. A DECIMAL is the
+  nearest ``float``, for models and statistics want numbers; integers of 128 bits are text;
+  dates and times are ISO 8601 text (``2026-01-31``,
   ``2026-01-31T12:00:00``, in UTC with ``+00`` where they have a zone); bytes are Base64 text; UUID
   and enumerations are text.
 - **Types** are SQL's words, as DuckDB says them (``BIGINT``, ``DOUBLE``, ``VARCHAR``, ``BOOLEAN``,

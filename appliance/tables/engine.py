@@ -41,8 +41,6 @@ _GIVEN = re.compile(
     r"|TIMESTAMP(_S|_MS|_NS)?( WITH TIME ZONE)?|DECIMAL\([1-9][0-9]?, ?[0-9]{1,2}\)"
 )
 _NUMBERED = re.compile(r"_[0-9]+$")
-_DECIMAL = re.compile(r"DECIMAL\((\d+),\d+\)")
-_EXACT_DIGITS = 15  # a float gives back a decimal of so many digits
 
 Fetch = Callable[[int, int, int], bytes]  # source, offset (-1: go on), size -> bytes
 Emit = Callable[[bytes], None]
@@ -406,10 +404,9 @@ def _is_nested(kind: str) -> bool:
 def _plain(name: str, kind: str) -> str:
     """A column as an expression whose values JSON has."""
     column = _name(name)
-    decimal = _DECIMAL.fullmatch(kind)
     if kind in _PLAIN:
         return column
-    if decimal and int(decimal[1]) <= _EXACT_DIGITS:
+    if kind.startswith("DECIMAL"):
         return f"CAST({column} AS DOUBLE)"
     if kind.startswith("TIMESTAMP"):
         return f"replace(CAST({column} AS VARCHAR), ' ', 'T')"
