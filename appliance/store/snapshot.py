@@ -246,6 +246,7 @@ class Snapshot:
     def tracking(self, tenant_id: str) -> Tracking:
         """A tenant's runs, drafts, files, notes and promised versions."""
         return self._tracking.get(tenant_id, NOTHING)
+
     def batches(self, tenant_id: str) -> tuple[Batch, ...]:
         """A tenant's batches, oldest first."""
         return tuple(self._batches.get(tenant_id, {}).values())

@@ -74,7 +74,8 @@ async def draft_of(it: Inside) -> str:
 RANDOM = {
     "tenant": "xq7w", "model": "zz81", "version": "1", "alias": "live", "key_id": "A1b2C3d4E",
     "seq": "123456789", "rule_id": "eg_none", "secret": "db-password", "sandbox_id": "box_none",
-    "job": "job_none", "batch": "batch_none", "webhook": "wh_none", "schedule": "sch_none", "call": "call_none",
+    "job": "job_none", "batch": "batch_none", "webhook": "wh_none", "schedule": "sch_none",
+    "call": "call_none",
     "draft": "m-none", "tag": "none", "path": "versions/zz81/1/model.py",
 }  # fmt: skip
 
