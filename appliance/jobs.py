@@ -89,6 +89,7 @@ class Jobs:
         self._versions: dict[str, tuple[str, int]] = {}
         self._held: dict[str, tuple[float, float]] = {}  # job: (until, the last wait)
         self._canceled: set[str] = set()
+        self.answered: list[Callable[[Version, str, bytes, bytes], None]] = []
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._wake = asyncio.Event()
         self.is_draining = False
@@ -440,13 +441,16 @@ class Jobs:
             request_id=job.id,
             version=version,
             content_type=job.content_type,
-            body=body[len(head_of(job.id)) :],
+            body=(asked := body[len(head_of(job.id)) :]),
             via=Via(route_revision=job.route_revision),
         )
         head = head_of(job.id, is_output=True)
+        output = await self._write(job.tenant_id, head, outcome.reply)
+        for tell in self.answered:
+            tell(version, job.content_type, asked, outcome.reply)
         return JobEnd(
             status="succeeded",
-            output=await self._write(job.tenant_id, head, outcome.reply),
+            output=output,
             content_type=outcome.content_type,
             audit_seq=outcome.audit_seq,
             cold=outcome.cold,

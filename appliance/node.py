@@ -409,6 +409,8 @@ class Node:
         invoker.opens = lambda opening: Outer(parts, opening)
         lifecycle = Lifecycle(store, self._require_pool, self._require_executor, settings)
         tracking = Tracking(store, settings)
+        watch = Watch(store, settings, self.metrics)
+        jobs.answered.append(watch.offer_call)
         return Services(
             store=store,
             invoker=invoker,
@@ -425,7 +427,7 @@ class Node:
             routing=routing,
             canaries=canaries,
             shadows=shadows,
-            watch=Watch(store, settings, self.metrics),
+            watch=watch,
             supply=Supply(store, self.data_dir),
             webhooks=Webhooks(store, settings.webhooks, hosts_file=settings.egress.hosts_file),
             schedules=Schedules(store, jobs, routing, settings.schedules),

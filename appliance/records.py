@@ -437,8 +437,9 @@ class Thresholds:
 class Baseline:
     """What a version's inputs and answers are compared with; one revision of it.
 
-    ``blob`` is the sealed plan and sketch, ``None`` once the baseline is removed. ``plan_id`` names
-    the bins: what was counted in others cannot be compared. ``source`` is ``data`` or ``window``.
+    ``blob`` is the sealed plan and sketch, ``None`` where there is none. ``plan_id`` names the
+    bins: what was counted in others cannot be compared. ``source`` is ``data``, ``window`` or
+    ``calls``; ``learning`` for one to be made of the next ``rows`` records; ``removed`` for none.
     """
 
     model_id: str

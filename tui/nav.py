@@ -47,6 +47,7 @@ SCREENS: tuple[Noun, ...] = (
     Noun(name="gpus", alias="g", screen="gpus:Gpus", help="GPUs and whose they are"),
     Noun(name="egress", alias="e", screen="egress:Egress", help="where models connect", takes=1),
     Noun(name="routes", alias="r", screen="routes:Routes", help="how calls are divided"),
+    Noun(name="drift", alias="f", screen="drift:Drift", help="versions and their baselines"),
     Noun(name="runtimes", alias="rt", screen="runtimes:Runtimes", help="what models run in"),
     Noun(name="audit", alias="a", screen="audit:Audit", help="the audit ledger"),
     Noun(name="health", alias="h", screen="health:Health", help="checks and the node"),

@@ -18,6 +18,7 @@ import msgspec
 
 from appliance import clock, wire
 from appliance.api.dispatch import Context
+from appliance.api.drift_view import drift_alert, drift_view
 from appliance.api.gpus import gpu_rows, gpu_totals, index_of_gpu
 from appliance.api.native.egress import doc_from_rule
 from appliance.api.route_view import route_view
@@ -129,6 +130,8 @@ async def _check_rows(context: Context) -> Rows:
         }
         for check in await context.node.recent_checks()
     ]
+    if context.node.state == "ready":
+        rows += drift_alert(context)
     return sorted(rows, key=lambda row: _ORDER.get(row["state"], len(_ORDER)))
 
 
@@ -519,6 +522,7 @@ VIEWS: dict[str, Callable[[Context], Awaitable[tuple[Rows, Extras]]]] = {
     "gpus": _gpus,
     "egress": _egress,
     "routes": route_view,
+    "drift": drift_view,
     "runtimes": runtime_view,
     "audit": _audit,
     "health": _health,

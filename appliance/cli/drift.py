@@ -20,12 +20,6 @@ from appliance.errors import InputInvalid
 
 _SPAN = re.compile(r"([1-9][0-9]{0,6})([smhdw])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_TYPES = {
-    ".csv": "text/csv",
-    ".json": "application/json",
-    ".ndjson": "application/x-ndjson",
-    ".jsonl": "application/x-ndjson",
-}
 _LIMIT = re.compile(r"(?:([^=]+):)?([a-z]+)=([0-9]+(?:\.[0-9]+)?|default)")
 _COLUMNS = (
     ("FEATURE", "name"),
@@ -124,28 +118,33 @@ def baseline() -> None:
         "appliance drift baseline set demo/x:3 --data train.csv --output label",
         "appliance drift baseline set demo/x:3 --window 24h --reason 'new season'",
         "appliance drift baseline set demo/x:4 --window 7d --of 3",
+        "appliance drift baseline set demo/x:3 --next 1000",
     ),
 )
 @_WHICH
 @click.option(
     "--data", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV, NDJSON or JSON with the columns it is called with.",
+    help="Parquet, CSV, NDJSON or JSON with the columns it is called with.",
 )  # fmt: skip
 @click.option("--output", default="", metavar="COLUMN", help="The column that is its answer.")
 @click.option("--window", type=Span(), help="The calls of the last time instead of data.")
+@click.option("--next", "records", type=click.IntRange(20, 10_000), help="Learn from so many.")
 @click.option("--of", type=click.IntRange(min=1), help="Whose calls; default: its own.")
 @_REASON
 @_REVISION
 @pass_context
 def set_(context: Context, /, version: str, revision: int | None, **options: Any) -> None:
     """Compare a version with data, or with past calls, from now on."""
-    data, window = options["data"], options["window"]
-    if (data is None) == (window is None):
-        raise click.UsageError("name either --data FILE or --window TIME")
+    data, window, records = options["data"], options["window"], options["records"]
+    if sum(one is not None for one in (data, window, records)) != 1:
+        raise click.UsageError("name one of --data FILE, --window TIME and --next RECORDS")
     headers = _if_match(revision)
     with context.client(timeout_s=600.0) as client:
         path = f"{_target(client, version)}/drift/baseline"
-        if data is None:
+        if records is not None:
+            body = {"records": records, "reason": options["reason"]}
+            document = client.send("POST", f"{path}/learn", body, **headers)
+        elif data is None:
             body = {"window_s": window, "of": options["of"] or 0, "reason": options["reason"]}
             document = client.send("POST", f"{path}/window", body, **headers)
         else:
@@ -234,19 +233,19 @@ def set_thresholds(
 @pass_context
 def compare(context: Context, one: Path, other: Path) -> None:
     """Compare two files, value by value, without an appliance: exact KS with its p-value."""
-    from appliance.drift.bodies import data_of
-    from appliance.drift.exact import compared
+    import asyncio
 
-    tables = []
-    for path in (one, other):
-        try:
-            tables.append(data_of(_type_of(path), path.read_bytes()))
-        except ValueError as error:
-            raise InputInvalid(f"{path.name}: {error}.") from None
-    rows = compared(*tables)
+    from appliance.drift.exact import compared
+    from appliance.watch.data import table_of
+
+    async def both() -> list[Any]:
+        return [await table_of(_type_of(path), path.read_bytes()) for path in (one, other)]
+
+    sides = asyncio.run(both())
+    rows = compared(*sides)
     if not rows:
         raise InputInvalid("The two files have no column in common.")
-    document = {"rows": [table.rows for table in tables], "features": rows}
+    document = {"rows": [side.rows for side in sides], "features": rows}
     shown = [
         {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
         for row in rows
@@ -279,10 +278,10 @@ def _target(client: Client, text: str) -> str:
 
 
 def _type_of(path: Path) -> str:
-    kind = _TYPES.get(path.suffix.lower())
-    if kind is None:
-        raise InputInvalid(f"'{path.name}' is none of {', '.join(_TYPES)}.")
-    return kind
+    from appliance import tables
+
+    with path.open("rb") as file:
+        return tables.MEDIA_TYPES[tables.format_of(name=path.name, head=file.read(64))]
 
 
 def _if_match(revision: int | None) -> dict[str, str]:
@@ -325,9 +324,12 @@ def _span(seconds: int) -> str:
 def _described(document: dict[str, Any]) -> str:
     known = document["thresholds"]
     limits = [f"{name} {limit:g}" for name, limit in known["limits"].items() if limit]
+    made = f"{document['rows']} records of {document['source']}"
+    if document["source"] == "learning":
+        made = f"to be learned from the next {document['rows']} records"
     lines = [
         f"{document['tenant']}/{document['model']}:{document['version']}  baseline revision "
-        f"{document['revision']}: {document['rows']} records of {document['source']}, "
+        f"{document['revision']}: {made}, "
         f"{document['inputs']} input and {document['outputs']} output columns",
         f"  thresholds  {', '.join(limits) or 'none'}; at least {known['rows_min']} records in "
         f"{_span(known['window_s'])}",

@@ -9,7 +9,6 @@ bodies where the model is.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,27 +201,18 @@ def _from_csv(body: bytes, names: Sequence[str]) -> Table | None:
 
 
 DATA_ROWS_MAX = 200_000
-"""Records of the data of a baseline that are looked at; of more, as many are, evenly spread."""
+"""Most records of the data of a baseline that are looked at, evenly spread."""
 
 
-def data_of(content_type: str, body: bytes) -> Table:
-    """The table in data for a baseline: CSV with a line of names, NDJSON, or JSON.
+def data_of(body: bytes) -> Table:
+    """The table in a JSON document for a baseline.
 
-    JSON is a list of records, or an object with ``records``, ``rows`` and ``columns``, lists by
+    It is a list of records, or an object with ``records``, ``rows`` and ``columns``, lists by
     column, or ``dataframe_split``.
 
     Raises:
         ValueError: it is none of these; the message says what is wrong with it.
     """
-    kind = content_type.split(";")[0].strip().lower()
-    if kind == "text/csv":
-        return _data_from_csv(body)
-    if kind == "application/x-ndjson":
-        try:
-            records = msgspec.json.Decoder().decode_lines(body)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the data is no NDJSON: {error}") from None
-        return _data_from_records(records)
     try:
         value = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
@@ -284,22 +274,6 @@ def _data_from_rows(names: list[str], rows: Sequence[Any]) -> Table:
     return Table(columns=columns, rows=len(items), skipped=len(rows) - len(items))
 
 
-def _data_from_csv(body: bytes) -> Table:
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"the data is no UTF-8 text: {error.reason} at byte {error.start}"
-        ) from None
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
-    except csv.Error as error:
-        raise ValueError(f"the data is no CSV: {error}") from None
-    if not lines:
-        raise ValueError("the data is empty; the first line of CSV names the columns")
-    return _data_from_rows(lines[0], lines[1:])
-
-
 def _thinned(items: Sequence[Any]) -> Sequence[Any]:
     count = len(items)
     if count <= DATA_ROWS_MAX:
@@ -310,3 +284,54 @@ def _thinned(items: Sequence[Any]) -> Sequence[Any]:
 def _require_width(width: int) -> None:
     if not 0 < width <= COLUMNS_MAX:
         raise ValueError(f"the data has {width} columns; a baseline has 1 to {COLUMNS_MAX}")
+
+
+def names_in(content_type: str, body: bytes) -> list[str]:
+    """The names of the columns of a call's body, where no plan says them; empty for no table.
+
+    Rows without names have ``column 1``, ``column 2`` and so on.
+    """
+    kind = content_type.split(";")[0].strip().lower()
+    if kind == "text/csv":
+        try:
+            lines = csv.reader(body.decode("utf-8-sig").splitlines())
+            return _named(next(lines, []))
+        except (UnicodeDecodeError, csv.Error):
+            return []
+    return _names_of(_decoded(body))
+
+
+def _names_of(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return _names_of_list(value)
+    if not isinstance(value, dict):
+        return []
+    split = value.get("dataframe_split")
+    if "rows" in value or isinstance(split, dict):
+        rows, names = value.get("rows"), value.get("columns")
+        if isinstance(split, dict):
+            rows, names = split.get("data"), split.get("columns")
+        return _named(names) if isinstance(names, list) else _names_of_list(rows)
+    for key in _LISTS:
+        inner = value.get(key)
+        if isinstance(inner, list):
+            return _names_of_list(inner)
+        if isinstance(inner, dict):
+            return _named(list(inner))
+    lists = [name for name, one in value.items() if isinstance(one, list)]
+    return _named(lists or [name for name, one in value.items() if not isinstance(one, dict)])
+
+
+def _names_of_list(rows: Any) -> list[str]:
+    if not isinstance(rows, list) or not rows:
+        return []
+    if isinstance(rows[0], dict):
+        records = [one for one in rows[:ROWS_MAX] if isinstance(one, dict)]
+        return _named(list(dict.fromkeys(name for one in records for name in one)))
+    width = len(rows[0]) if isinstance(rows[0], list) else 1
+    return [f"column {at + 1}" for at in range(width)] if width <= COLUMNS_MAX else []
+
+
+def _named(names: list[Any]) -> list[str]:
+    is_named = all(isinstance(name, str) for name in names)
+    return list(names) if is_named and len(names) <= COLUMNS_MAX else []

@@ -64,7 +64,7 @@ class DriftCommands:
             if version.retired_ns:
                 raise Gone(f"Version {number} is retired.")
             last = snapshot.last_baseline(model_id, number)
-            current = snapshot.baseline(model_id, number)
+            current = last if last is not None and last.source != "removed" else None
             _require_fresh(last, current, revision)
             event = make(current)
             baseline = replace(

@@ -117,7 +117,9 @@ class Sketches:
                     if day < today - kept_days:
                         path.unlink(missing_ok=True)
                         path.with_suffix(MINUTES).unlink(missing_ok=True)
-                    elif day < today - 1 and path.suffix == MINUTES:
+                    elif path.suffix == HOURS:
+                        path.with_suffix(MINUTES).unlink(missing_ok=True)
+                    elif day < today - 1:
                         self._roll_up(place, path, merge)
             if not any(tenant.iterdir()):
                 tenant.rmdir()

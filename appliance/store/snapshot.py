@@ -215,6 +215,16 @@ class Snapshot:
         """Every baseline there is now."""
         return tuple(one for one in self._drift.baselines.values() if one.blob is not None)
 
+    def learning(self, model_id: str, number: int) -> Baseline | None:
+        """The baseline of a version that is still to be learned from its calls."""
+        found = self._drift.baselines.get((model_id, number))
+        return found if found is not None and found.source == "learning" else None
+
+    def baselines_in(self, tenant_id: str) -> int:
+        """How many versions of a tenant have a baseline, or are to get one."""
+        known = self._drift.baselines.values()
+        return sum(one.tenant_id == tenant_id and one.source != "removed" for one in known)
+
     def breaches(self, model_id: str, number: int) -> tuple[Breach, ...]:
         """A version's open breaches, oldest first."""
         return self._drift.breaches.get((model_id, number), ())

@@ -16,6 +16,7 @@ that a value that sways about the threshold is no stream of events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
@@ -34,16 +35,18 @@ from appliance.drift.sketch import (
     sketch_from_bytes,
     sum_of_bytes,
 )
-from appliance.errors import InputInvalid, NotFound
+from appliance.errors import InputInvalid, NotFound, RevisionStale
 from appliance.events import Event
 from appliance.metrics import Metrics
 from appliance.records import Baseline, Breach, Thresholds, Version
 from appliance.store import Place, Store
 from appliance.watch.baselines import Asked, Baselines, Change, Draft, no_baseline, place_of
 from appliance.watch.counting import Seen, add_call, news_of
+from appliance.watch.learning import Learner
 
 QUEUE_MAX = 256
 QUEUE_BYTES_MAX = 32 * 1024 * 1024
+LEARNERS_CELLS_MAX = 3_000_000
 _ACTOR = "appliance"
 _BESIDE_BYTES = 64 * 1024  # from here on a body is counted in a thread
 _TIDY_S = 3600
@@ -69,6 +72,14 @@ class Report:
     dropped: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The last judgement of a version: its scores over ``rows`` records."""
+
+    rows: int = 0
+    scores: tuple[Score, ...] = ()
+
+
 @dataclass(slots=True)
 class _Watched:
     """A version with a baseline: its bins, what is counted now, and the window it is judged by."""
@@ -80,6 +91,7 @@ class _Watched:
     total: Sketch
     window: deque[tuple[int, bytes]] = field(default_factory=deque)
     is_stale: bool = True
+    judged: Judged | None = None
 
     @property
     def place(self) -> Place:
@@ -101,15 +113,30 @@ class Watch:
         self._held_bytes = 0
         self._dropped: Counter[Key] = Counter()
         self._watched: dict[Key, _Watched] = {}
+        self._learners: dict[Key, tuple[Baseline, Learner]] = {}
         self._loading = asyncio.Lock()
         self._flushing = asyncio.Lock()
         self._making = asyncio.Lock()
 
     # --- on the way of a call ----------------------------------------------------------------
 
-    def has_baseline(self, model_id: str, number: int) -> bool:
+    def wants_calls(self, model_id: str, number: int) -> bool:
         """Whether a version's calls are counted."""
-        return self._store.registry.snapshot.baseline(model_id, number) is not None
+        last = self._store.registry.snapshot.last_baseline(model_id, number)
+        return last is not None and last.source != "removed"
+
+    def offer_call(self, version: Version, content_type: str, body: bytes, reply: bytes) -> None:
+        """``offer`` a call if its version has a baseline."""
+        if self.wants_calls(version.model_id, version.number):
+            self.offer(
+                Seen(
+                    model_id=version.model_id,
+                    number=version.number,
+                    content_type=content_type,
+                    body=body,
+                    reply=reply,
+                )
+            )
 
     def offer(self, seen: Seen) -> None:
         """Have a call counted, or dropped if too many wait; returns at once."""
@@ -188,6 +215,13 @@ class Watch:
         draft = Draft(source="window", plan_id=plan_id, plan=watched.plan, sketch=sketch)
         return await self._changed(await self._baselines.set(version, draft, asked))
 
+    async def learn(self, version: Version, records: int, asked: Asked) -> Baseline:
+        """Make a version's baseline of its next records, from the first call on.
+
+        Raises: as ``Baselines.set``. Audit: drift.baseline-set, now and once it has learned.
+        """
+        return await self._changed(await self._baselines.learn(version, records, asked))
+
     async def set_thresholds(
         self, version: Version, merge: Callable[[Thresholds], Thresholds], asked: Asked
     ) -> Baseline:
@@ -240,6 +274,11 @@ class Watch:
             dropped=self._dropped[model_id, number],
         )
 
+    def judged(self, model_id: str, number: int) -> Judged:
+        """The last judgement of a version, at most a period old; empty before its first."""
+        watched = self._watched.get((model_id, number))
+        return (watched.judged if watched else None) or Judged()
+
     # --- the life of the whole ---------------------------------------------------------------
 
     async def follow(self) -> None:
@@ -265,8 +304,8 @@ class Watch:
                 if known is None or known.plan_id != watched.baseline.plan_id:
                     self._watched.pop(key, None)
                     continue
-                await self._end_period(watched, now_s)
-                await self._judge(key, watched, now_s)
+                await self._safely(partial(self._end_period, watched, now_s))
+                await self._safely(partial(self._judge, key, watched, now_s))
 
     async def tidy(self) -> None:
         """Forget sketches that are old or nobody's; roll minutes up to hours."""
@@ -293,12 +332,17 @@ class Watch:
 
     async def _beat(self) -> None:
         tidied_s = 0
+        for one in self._store.registry.snapshot.baselines():  # so that breaches end unasked
+            await self._safely(partial(self._watch, one))
         while True:
             await asyncio.sleep(self._settings.period_s)
             await self._safely(self.flush)
             if _now_s() - tidied_s >= _TIDY_S:
                 tidied_s = _now_s()
                 await self._safely(self.tidy)
+
+    async def _watch(self, one: Baseline) -> None:
+        await self._find(one.model_id, one.number)
 
     async def _safely(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -311,6 +355,7 @@ class Watch:
     async def _count(self, seen: Seen) -> None:
         watched = await self._find(seen.model_id, seen.number)
         if watched is None:
+            await self._learn(seen)
             return
         if seen.size_bytes < _BESIDE_BYTES:
             result = add_call(watched.plan, watched.current, seen)
@@ -321,6 +366,34 @@ class Watch:
             if now.plan is watched.plan:  # it may be watched anew meanwhile
                 now.current.add(sketch)
         self._metrics.drift_call(result)
+
+    async def _learn(self, seen: Seen) -> None:
+        key = (seen.model_id, seen.number)
+        snapshot = self._store.registry.snapshot
+        asked, version = snapshot.learning(*key), snapshot.version(*key)
+        if asked is None or version is None:
+            self._learners.pop(key, None)
+            return
+        known, learner = self._learners.get(key, (None, Learner(asked.rows)))
+        if known is not asked:
+            learner = Learner(asked.rows)
+            if sum(one.cells for _asked, one in self._learners.values()) > LEARNERS_CELLS_MAX:
+                self._metrics.drift_call("dropped")
+                return
+            self._learners[key] = (asked, learner)
+        self._metrics.drift_call(await asyncio.to_thread(learner.add_call, seen))
+        if not learner.is_done:
+            return
+        plan, sketch = await asyncio.to_thread(plan_of, *learner.columns())
+        if not plan.inputs:
+            del self._learners[key]  # nothing but missing values: begin anew
+            return
+        draft = Draft(source="calls", plan_id=clock.new_id("plan"), plan=plan, sketch=sketch)
+        reason = f"learned from {sketch.rows} records as revision {asked.revision} asked"
+        why = Asked(actor=_ACTOR, reason=reason, revision=asked.revision)
+        with contextlib.suppress(RevisionStale):  # somebody decided otherwise meanwhile
+            await self._changed(await self._baselines.set(version, draft, why))
+        self._learners.pop(key, None)
 
     async def _end_period(self, watched: _Watched, now_s: int) -> None:
         if watched.current.calls:
@@ -353,6 +426,7 @@ class Watch:
         thresholds = watched.baseline.thresholds
         found = scores.scores(watched.plan, watched.base, watched.total, thresholds)
         rows = watched.total.rows
+        watched.judged = Judged(rows=rows, scores=tuple(found))
 
         def make(known: tuple[Breach, ...]) -> list[Event]:
             news = news_of(
@@ -374,9 +448,16 @@ class Watch:
 
     async def _required(self, model_id: str, number: int) -> _Watched:
         watched = await self._find(model_id, number)
-        if watched is None:
+        if watched is not None:
+            return watched
+        asked = self._store.registry.snapshot.learning(model_id, number)
+        if asked is None:
             raise no_baseline()
-        return watched
+        found = self._learners.get((model_id, number))
+        rows = found[1].rows if found else 0
+        raise NotFound(
+            f"The version's baseline is still being learned: {rows} of {asked.rows} records."
+        )
 
     async def _find(self, model_id: str, number: int) -> _Watched | None:
         """The version as it is watched now; ``None`` without a baseline."""

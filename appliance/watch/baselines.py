@@ -87,31 +87,53 @@ class Baselines:
         Audit: drift.baseline-set.
         """
         blob = await self._write(version.tenant_id, draft)
-
-        def make(current: Baseline | None) -> BaselineSet:
-            if current is None:
-                self._require_room(version.tenant_id)
-            baseline = Baseline(
-                model_id=version.model_id,
-                tenant_id=version.tenant_id,
-                number=version.number,
-                blob=blob,
-                plan_id=draft.plan_id,
-                source=draft.source,
-                rows=draft.sketch.rows,
-                inputs=len(draft.plan.inputs),
-                outputs=len(draft.plan.outputs),
-                thresholds=current.thresholds if current else Thresholds(),
-                set_ns=0,
-                set_by="",
-            )
-            return BaselineSet(baseline=baseline)
-
+        baseline = Baseline(
+            model_id=version.model_id,
+            tenant_id=version.tenant_id,
+            number=version.number,
+            blob=blob,
+            plan_id=draft.plan_id,
+            source=draft.source,
+            rows=draft.sketch.rows,
+            inputs=len(draft.plan.inputs),
+            outputs=len(draft.plan.outputs),
+            set_ns=0,
+            set_by="",
+        )
         try:
-            return await self._change(version, make, asked)
+            return await self._change(version, self._setting(baseline), asked)
         except ApplianceError:
             await self._store.blobs.discard(version.tenant_id, {blob.id})
             raise
+
+    async def learn(self, version: Version, records: int, asked: Asked) -> Change:
+        """Have a version's baseline made of its next so many records.
+
+        Raises: as ``set``. Audit: drift.baseline-set.
+        """
+        baseline = Baseline(
+            model_id=version.model_id,
+            tenant_id=version.tenant_id,
+            number=version.number,
+            blob=None,
+            plan_id="",
+            source="learning",
+            rows=records,
+            inputs=0,
+            outputs=0,
+            set_ns=0,
+            set_by="",
+        )
+        return await self._change(version, self._setting(baseline), asked)
+
+    def _setting(self, baseline: Baseline) -> Callable[[Baseline | None], BaselineSet]:
+        def make(current: Baseline | None) -> BaselineSet:
+            if current is None:
+                self._require_room(baseline.tenant_id)
+            known = current.thresholds if current else Thresholds()
+            return BaselineSet(baseline=replace(baseline, thresholds=known))
+
+        return make
 
     async def set_thresholds(
         self, version: Version, merge: Callable[[Thresholds], Thresholds], asked: Asked
@@ -131,7 +153,8 @@ class Baselines:
         """Have a version compared with nothing. Raises as above. Audit: drift.baseline-removed."""
 
         def make(current: Baseline | None) -> BaselineRemoved:
-            return BaselineRemoved(baseline=replace(_present(current), blob=None))
+            known = _present(current)
+            return BaselineRemoved(baseline=replace(known, blob=None, source="removed"))
 
         return await self._change(version, make, asked)
 
@@ -162,8 +185,7 @@ class Baselines:
             return await writer.commit()
 
     def _require_room(self, tenant_id: str) -> None:
-        known = self._store.registry.snapshot.baselines()
-        if sum(one.tenant_id == tenant_id for one in known) >= self._tenant_max:
+        if self._store.registry.snapshot.baselines_in(tenant_id) >= self._tenant_max:
             raise QuotaExceeded(
                 f"A tenant has at most {self._tenant_max} baselines; remove one.",
                 hint="appliance drift baseline rm TENANT/MODEL:VERSION",

@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from inside import Inside, inside
 
 from appliance import watch
+from appliance.drift import bodies
+from appliance.watch.data import table_of
 
 MODEL = "/api/v1/models/acme/m"
 DRIFT = MODEL + "/versions/1/drift"
@@ -258,10 +261,12 @@ async def test_bad_thresholds_are_refused(client: Any, body: Any, says: str) -> 
     ("content", "kind", "query", "status", "says"),
     [
         (b"a\n1\n", "text/csv", {"output": "b"}, 422, "no column 'b'"),
-        (b"a\n", "text/csv", {}, 422, "The data has no records"),
-        (b"a\n\xff\n", "text/csv", {}, 422, "UTF-8"),
+        (b"a\n", "text/csv", {}, 422, "no records"),
+        (b"a,b\n1,2\n3\n", "text/csv", {}, 422, "line"),
+        (b'{"a": [1], "b": []}', "application/json", {}, 422, "not equally long"),
         (b'a\n""\n', "text/csv", {}, 422, "Every column of the data is empty"),
-        (b"PAR1", "application/vnd.apache.parquet", {}, 415, "text/csv"),
+        (b"PAR1 and no more", "application/vnd.apache.parquet", {}, 422, "parquet"),
+        (b"a", "text/plain", {}, 415, "text/csv"),
     ],
 )
 async def test_data_that_is_no_baseline_is_refused(
@@ -397,3 +402,114 @@ async def test_no_caller_waits_for_counting(it: Inside, client: Any) -> None:
         await asyncio.wait_for(call(client, {"rows": rows(2)}), 30)
         assert service._held_bytes > 0
     assert (await shown(it, client))["calls"] == 1
+
+
+async def test_a_baseline_is_learned_from_the_next_calls(it: Inside, client: Any) -> None:
+    made = await client.post(f"{DRIFT}/baseline/learn", json={"records": 300})
+    assert made.status_code == 200, made.text
+    assert (made.json()["source"], made.json()["rows"]) == ("learning", 300)
+    lines = rows(290)
+    for at in range(0, 290, 29):
+        some = [dict(zip(("x", "colour", "n"), row, strict=True)) for row in lines[at : at + 29]]
+        await call(client, {"records": some, "predictions": [row["n"] for row in some]})
+    await call(client, "no table")
+    await it.node.services.watch.counted()
+    problem = await client.get(DRIFT)
+    assert problem.status_code == 404
+    assert "290 of 300 records" in problem.json()["detail"]
+    some = [dict(zip(("x", "colour", "n"), row, strict=True)) for row in rows(40)]
+    await call(client, {"records": some, "predictions": [row["n"] for row in some]})
+    document = await shown(it, client)
+    known = document["baseline"]
+    assert (known["source"], known["rows"], known["revision"]) == ("calls", 300, 2)
+    assert (known["inputs"], known["outputs"], known["set_by"]) == (3, 1, "appliance")
+    assert document["rows"] == 0
+    await call(client, {"rows": rows(300, shift=3)})
+    assert verdicts(await shown(it, client))["x psi"] == "breach"
+
+
+async def test_learning_is_a_revision_that_can_be_taken_back(it: Inside, client: Any) -> None:
+    await client.post(f"{DRIFT}/baseline/learn", json={"records": 50})
+    await call(client, {"rows": rows(30)})
+    await it.node.services.watch.counted()
+    assert (
+        await client.delete(f"{DRIFT}/baseline", headers={"if-match": '"1"'})
+    ).status_code == 204
+    await call(client, {"rows": rows(30)})
+    await it.node.services.watch.counted()
+    assert "has no baseline" in (await client.get(DRIFT)).json()["detail"]
+    assert it.node.services.watch._queue.empty()
+    await client.post(f"{DRIFT}/baseline/learn", json={"records": 50})
+    await call(client, {"rows": rows(30)})
+    await it.node.services.watch.counted()
+    assert "30 of 50 records" in (await client.get(DRIFT)).json()["detail"]
+    await baseline(client)
+    await call(client, {"rows": rows(30)})
+    assert (await shown(it, client))["baseline"]["source"] == "data"
+
+
+async def test_jobs_are_counted_too(it: Inside, client: Any) -> None:
+    await baseline(client)
+    reply = await client.post(
+        f"{MODEL}/versions/1/invoke", json={"rows": rows(3)}, headers={"prefer": "respond-async"}
+    )
+    assert reply.status_code == 202
+    async with asyncio.timeout(60):
+        while (await client.get(reply.headers["location"])).json()["status"] != "succeeded":
+            await asyncio.sleep(0.05)
+    document = await shown(it, client)
+    assert (document["rows"], document["calls"]) == (3, 1)
+
+
+async def test_the_console_is_told_what_is_over(it: Inside, client: Any) -> None:
+    await baseline(client)
+    async with it.client(admin=True) as admin:
+        quiet = (await admin.get("/admin/v1/snapshot?view=drift")).json()
+        assert [(r["state"], r["rows"]) for r in quiet["rows"]] == [("off", 0)]
+        await call(client, {"rows": rows(400, shift=3)})
+        await flushed(it)
+        view = (await admin.get("/admin/v1/snapshot?view=drift")).json()
+        (row,) = view["rows"]
+        assert (row["model"], row["state"], row["breaches"], row["rows"]) == ("m", "warn", 2, 400)
+        assert (row["feature"], row["value"] > row["threshold"]) == ("x", True)
+        assert view["alerts"]["warn"] == quiet["alerts"]["warn"] + 1
+        checks = (await admin.get("/admin/v1/snapshot?view=health")).json()["rows"]
+        (alert,) = [check for check in checks if check["name"] == "drift"]
+        assert "acme/m v1 x psi" in alert["detail"]
+        assert alert["remedy"] == "appliance drift show acme/m:1"
+
+
+async def test_every_format_of_data_makes_the_same_baseline(
+    it: Inside, client: Any, tmp_path: Path
+) -> None:
+    lines = rows(400)
+    names = ("x", "colour", "n")
+    records = [dict(zip(names, row, strict=True)) for row in lines]
+    con = duckdb.connect()
+    con.execute("CREATE TABLE t (x DOUBLE, colour VARCHAR, n INTEGER)")
+    con.executemany("INSERT INTO t VALUES (?, ?, ?)", lines)
+    con.execute(f"COPY t TO '{tmp_path / 't.parquet'}' (FORMAT parquet)")
+    found = []
+    for kind, body in (
+        ("application/vnd.apache.parquet", (tmp_path / "t.parquet").read_bytes()),
+        ("text/csv", "\n".join(["x,colour,n", *(f"{x},{c},{n}" for x, c, n in lines)]).encode()),
+        ("application/x-ndjson", "\n".join(map(json.dumps, records)).encode()),
+        ("application/json", json.dumps(records).encode()),
+        ("application/json", json.dumps({"rows": lines, "columns": names}).encode()),
+    ):
+        reply = await client.put(f"{DRIFT}/baseline", content=body, headers={"content-type": kind})
+        assert reply.status_code == 200, (kind, reply.text)
+        found.append((await shown(it, client))["features"])
+    assert all(one == found[0] for one in found)
+    assert [(f["kind"], f["baseline"]["values"]) for f in found[0]] == [
+        ("numeric", 400), ("categorical", 400), ("numeric", 400),
+    ]  # fmt: skip
+
+
+async def test_long_data_is_read_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "DATA_ROWS_MAX", 1000)
+    body = "\n".join(["a", *map(str, range(7000))]).encode()
+    table = await table_of("text/csv", body)
+    values = list(table.columns["a"])
+    assert (table.rows + table.skipped, table.rows) == (7000, 875)
+    assert values == list(range(0, 7000, 8))

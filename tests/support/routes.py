@@ -23,6 +23,7 @@ BODIES: dict[str, Any] = {
     "RouteNew": {"arms": [{"version": 1, "percent": 100}]},
     "OutcomeNew": {"request_id": "req_none", "value": 1.0},
     "RouteVerb": {"reason": "test"},
+    "LearnNew": {"records": 100},
     "WindowNew": {"window_s": 3600},
     "ThresholdsNew": {"limits": {"psi": 0.3}},
     "Promotion": {"reason": "test"},

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from canned_drift import drift_rows
 from canned_runtimes import beside_runtimes, runtime_rows
 from rich.cells import cell_len
 from textual.pilot import Pilot
@@ -239,6 +240,7 @@ class World:
                 }
                 for i in range(n)
             ],
+            "drift": drift_rows([name(i) for i in range(n)], many),
             "runtimes": runtime_rows([name(i) for i in range(n)], many),
             "health": [
                 {
@@ -256,11 +258,7 @@ class World:
         self.extras = {
             "dashboard": {
                 "totals": {
-                    "tenants": n,
-                    "models": n,
-                    "versions": n,
-                    "keys": n,
-                    "sandboxes": n,
+                    **dict.fromkeys(("tenants", "models", "versions", "keys", "sandboxes"), n),
                     "sandboxes_max": 8,
                     "gpus": n,
                     "gpus_held": n // 2,

@@ -20,6 +20,7 @@ from appliance.sandbox.gpu_place import Gpu, Places
 from tui import client as shapes
 from tui.app import ConsoleApp
 from tui.client import Client, Query
+from tui.rows import DriftRow
 
 ROWS = {
     "dashboard": shapes.BusyRow,
@@ -31,6 +32,7 @@ ROWS = {
     "gpus": shapes.GpuRow,
     "egress": shapes.EgressRow,
     "routes": shapes.RouteRow,
+    "drift": DriftRow,
     "runtimes": shapes.RuntimeRow,
     "audit": shapes.AuditRow,
     "health": shapes.Check,
@@ -57,6 +59,10 @@ async def it(tmp_path: Path) -> AsyncIterator[Inside]:
                 "arms": [{"version": 1, "percent": 90}, {"version": 2, "percent": 10}],
                 "canary": {"version": 2, "error_rate_max": 0.01},
             }
+            data = "\n".join(["x", *map(str, range(300))]).encode()
+            path = "/api/v1/models/acme/fraud/versions/2/drift/baseline"
+            kind = {"content-type": "text/csv"}
+            assert (await admin.put(path, content=data, headers=kind)).status_code == 200
             path = "/api/v1/models/acme/fraud/route"
             assert (await admin.put(path, json=route)).status_code == 200
         yield found
@@ -129,6 +135,7 @@ async def test_every_screen_draws_what_the_appliance_answers(
             ("s", "acme/fraud v2"),
             ("g", "NVIDIA A100"),
             ("e", "db.example.test:5432"),
+            ("f", "acme/fraud v2"),
             ("rt", "ruby3.1"),
             ("a", "call.outcome ok"),
             ("h", "STATE"),

@@ -147,6 +147,7 @@ async def test_rows_with_missing_members_leave_a_usable_screen(world, console, t
             "gpus",
             "egress",
             "routes",
+            "drift",
             "runtimes",
             "audit",
             "health",

@@ -18,6 +18,7 @@ PLACES = [
     "gpus",
     "egress",
     "routes",
+    "drift",
     "runtimes",
     "audit",
     "health",
@@ -51,6 +52,23 @@ VERSION = {
     "created_by": "key:abc",
     "url": "/api/v1/models/risk/fraud/versions/1",
 }
+DRIFT = {
+    "baseline": {"rows": 284},
+    "since_s": 3600,
+    "rows": 106,
+    "calls": 11,
+    "unread": 3,
+    "scores": [
+        {"feature": feature, "output": feature == "prediction", "statistic": statistic,
+         "value": value, "threshold": threshold, "verdict": verdict}
+        for feature, statistic, value, threshold, verdict in (
+            ("radius", "js", 0.4, 0.0, "unjudged"),
+            ("radius", "psi", 1.789, 0.25, "breach"),
+            ("radius", "missing", 0.0, 0.1, "ok"),
+            ("prediction", "psi", 0.1, 0.25, "ok"),
+        )
+    ],
+}  # fmt: skip
 ENTRY = {
     "seq": 1,
     "time": "2026-01-31T12:00:00Z",
@@ -66,6 +84,7 @@ ENTRY = {
 @pytest.fixture(autouse=True)
 def _details(world):
     world.replies["GET", "/api/v1/models/risk/fraud/versions/1"] = (200, VERSION)
+    world.replies["GET", "/api/v1/models/risk/fraud/versions/1/drift"] = (200, DRIFT)
     world.replies["GET", "/api/v1/audit/1"] = (200, ENTRY)
 
 
@@ -169,10 +188,25 @@ async def test_read_only_lists_its_keys_sends_nothing_and_says_why(world, consol
 async def test_a_version_shows_all_its_tabs(world, console, tools):
     async with console(goto="version risk fraud 1") as pilot:
         await tools.until(pilot, lambda: "model:Model" in tools.screen_text(pilot))
-        for words in ("model.py", "input_schema", "c0ffee", "model:Model"):
+        for words in ("model.py", "input_schema", "c0ffee", "106 records", "model:Model"):
             await pilot.press("right_square_bracket")
-            await tools.settle(pilot)
-            assert words in tools.screen_text(pilot)
+            await tools.until(pilot, lambda words=words: words in tools.screen_text(pilot))
+
+
+async def test_the_drift_tab_shows_each_column_by_its_worst_score(world, console, tools):
+    async with console(goto="version risk fraud 1") as pilot:
+        await tools.until(pilot, lambda: "model:Model" in tools.screen_text(pilot))
+        await pilot.press("left_square_bracket")
+        await tools.until(pilot, lambda: "baseline of 284" in tools.screen_text(pilot))
+        lines = [line.split() for line in tools.screen_text(pilot).splitlines()]
+        assert ["!", "OVER", "##########", "1.789", "0.25", "psi", "radius"] in lines
+        assert ["OK", "####", "0.100", "0.25", "psi", "prediction", "(output)"] in lines
+        assert ["not", "counted:", "3", "unread"] in lines
+        known = "GET", "/api/v1/models/risk/fraud/versions/1/drift"
+        world.replies[known] = (404, "baseline-missing")
+        await pilot.press("left_square_bracket")
+        await pilot.press("right_square_bracket")
+        await tools.until(pilot, lambda: "about baseline-missing" in tools.screen_text(pilot))
 
 
 async def test_an_entry_shows_canonical_json_and_its_leaf(world, console, tools):

@@ -21,13 +21,14 @@ from tui import text
 from tui.client import Problem, Query, Row, Snapshot, path_of
 from tui.frame import ListPage, Page
 from tui.nav import Place
+from tui.screens.drift import drift_lines
 from tui.screens.models import VERSION_COLUMNS, retire, set_alias
 from tui.table import Column
 
 FILES_SHOWN = 2000
 DEPTH = 5
 """How far from a version its lineage is drawn."""
-TABS = ("manifest", "files", "schema", "lineage")
+TABS = ("manifest", "files", "schema", "lineage", "drift")
 
 
 class Versions(ListPage):
@@ -78,6 +79,7 @@ class VersionPage(Page):
         self._tab = TABS[0]
         self._detail: Mapping[str, Any] | None = None
         self._why = "Waiting for the first answer."
+        self._drift: tuple[str, ...] = ("Waiting for the first answer.",)
 
     def query_now(self) -> Query:
         """The model's versions: this one's state, and the aliases with their revisions."""
@@ -100,6 +102,7 @@ class VersionPage(Page):
         """State and aliases may have changed; fetch again if the first try failed."""
         if self._detail is None:
             self._load()
+        self._load_drift()
         self._paint()
 
     @property
@@ -130,6 +133,21 @@ class VersionPage(Page):
             return {}
         return reply.data if isinstance(reply.data, dict) else {}
 
+    @work(exclusive=True, group="drift")
+    async def _load_drift(self) -> None:
+        """Fetch the scores while their tab is shown; they change with every call."""
+        if self._tab != "drift":
+            return
+        tenant, model, version = self.place.args
+        path = path_of("api", "v1", "models", tenant, model, "versions", version, "drift")
+        try:
+            reply = await self.console.client.call("GET", path)
+        except Problem as problem:
+            self._drift = (problem.detail or problem.title,)
+        else:
+            self._drift = tuple(drift_lines(reply.data if isinstance(reply.data, dict) else {}))
+        self.call_later(self._paint)
+
     def _paint(self) -> None:
         if not self.is_shown:
             return
@@ -143,7 +161,10 @@ class VersionPage(Page):
             aliases = self.row["aliases"] if self.row else ()
             state = self.row["state"] if self.row else self._detail.get("state", "")
             detail = {**self._detail, "kept_warm": _warm(self.row)}
-            lines = _PAINT[self._tab](detail, state, aliases)
+            if self._tab == "drift":
+                lines = self._drift
+            else:
+                lines = _PAINT[self._tab](detail, state, aliases)
         shown = "\n".join(text.clean(line) for line in lines)
         self.query_one("#text", Static).update(Text(shown))
 
@@ -151,6 +172,7 @@ class VersionPage(Page):
         """``[`` and ``]`` change the tab."""
         self._tab = TABS[(TABS.index(self._tab) + by) % len(TABS)]
         self.console.memory_of(self.place).tab = self._tab
+        self._load_drift()
         self._paint()
         self.query_one("#pane").scroll_home(animate=False)
 

@@ -38,7 +38,6 @@ from appliance.errors import (
 from appliance.invoke import DIRECT, Outcome, Via
 from appliance.records import LIVE, Model, Version
 from appliance.shadow import Answered
-from appliance.watch.counting import Seen
 from appliance.wire import Reply
 
 _FORM = "application/x-www-form-urlencoded"
@@ -119,21 +118,15 @@ def afterwards(
 ) -> Callable[[], None] | None:
     """What is done with an answered call once the answer left; mostly nothing."""
     shadow = _shadowing(context, via, content_type=content_type, body=body, outcome=outcome)
-    watch = context.services.watch
-    if not watch.has_baseline(outcome.model_id, outcome.number):
+    watch, snapshot = context.services.watch, context.snapshot
+    version = snapshot.version(outcome.model_id, outcome.number)
+    if version is None or not watch.wants_calls(version.model_id, version.number):
         return shadow
-    seen = Seen(
-        model_id=outcome.model_id,
-        number=outcome.number,
-        content_type=content_type,
-        body=body,
-        reply=outcome.reply,
-    )
 
     def both() -> None:
         if shadow is not None:
             shadow()
-        watch.offer(seen)
+        watch.offer_call(version, content_type, body, outcome.reply)
 
     return both
 

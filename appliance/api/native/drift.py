@@ -7,18 +7,16 @@ Read next: ``appliance.watch``, ``appliance.drift.scores``.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from appliance import clock, wire
+from appliance import clock, tables, wire
 from appliance.api.dispatch import Context
 from appliance.api.native.models import model_of, version_of
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Body, Document, Time
-from appliance.drift import bodies
 from appliance.drift.scores import STATISTICS, Score, limit_of, merged
 from appliance.drift.sketch import Column, Tally
 from appliance.errors import (
@@ -36,9 +34,10 @@ from appliance.errors import (
 from appliance.records import Baseline, Breach, Thresholds, Version
 from appliance.watch import Report
 from appliance.watch.baselines import Asked
+from appliance.watch.data import table_of
 from appliance.wire import Reply, json_reply
 
-_MEDIA_TYPES = ("text/csv", "application/x-ndjson", "application/json")
+_MEDIA_TYPES = tuple(tables.MEDIA_TYPES.values())
 _REASON_MAX = 1000
 _NAME_MAX = 200
 _WINDOW_S_MAX = 86_400
@@ -55,6 +54,13 @@ class WindowNew(Body):
     of: Annotated[
         int, Meta(ge=0, le=999_999_999, description="Whose calls; 0: this version's own.")
     ] = 0
+    reason: Reason = ""
+
+
+class LearnNew(Body):
+    """How many of the next records a baseline is made of."""
+
+    records: Annotated[int, Meta(ge=20, le=10_000)] = 1000
     reason: Reason = ""
 
 
@@ -89,8 +95,10 @@ class BaselineDoc(Document):
     tenant: str
     model: str
     version: int
-    source: Annotated[str, Meta(description="data, or a window of calls.")]
-    rows: int
+    source: Annotated[
+        str, Meta(description="data, a window of calls, the first calls; learning: not yet.")
+    ]
+    rows: Annotated[int, Meta(description="Records it is made of, or is to be.")]
     inputs: int
     outputs: int
     thresholds: ThresholdsDoc
@@ -185,8 +193,8 @@ async def show_drift(context: Context) -> Reply:
 async def set_baseline(context: Context) -> Reply:
     """Compare a version's calls with data from now on, such as what it was trained on.
 
-    CSV with a line of names, NDJSON, or JSON (records, rows with columns, lists by column). Only
-    counts are kept, sealed. With `output` that column is what the version answers.
+    Parquet, CSV with a line of names, NDJSON, or JSON (records, rows with columns, lists by
+    column). Only counts are kept, sealed. With `output` that column is what the version answers.
     """
     version = version_of(context, model_of(context))
     request = context.request
@@ -195,11 +203,7 @@ async def set_baseline(context: Context) -> Reply:
     if len(reason) > _REASON_MAX:
         raise InputInvalid(f"A reason has at most {_REASON_MAX} characters.")
     body = await request.body(context.node.settings.drift.data_bytes_max)
-    try:
-        table = await asyncio.to_thread(bodies.data_of, media_type, body)
-    except ValueError as error:
-        text = str(error)
-        raise InputInvalid(f"{text[:1].upper()}{text[1:]}.") from None
+    table = await table_of(media_type, body)
     baseline = await context.services.watch.set_from_data(
         version,
         table,
@@ -223,6 +227,17 @@ async def set_baseline_from_window(context: Context) -> Reply:
         of=body.of or version.number,
     )
     return _reply(context, baseline)
+
+
+async def learn_baseline(context: Context) -> Reply:
+    """Make a version's baseline of its next records, where there is no data to make one from.
+
+    Values are kept in memory until they are enough; a restart begins anew.
+    """
+    version = version_of(context, model_of(context))
+    body = await context.request.json(LearnNew)
+    asked = _asked(context, body.reason)
+    return _reply(context, await context.services.watch.learn(version, body.records, asked))
 
 
 async def remove_baseline(context: Context) -> Reply:
@@ -438,6 +453,16 @@ OPERATIONS = (
         body=WindowNew,
         reply=BaselineDoc,
         problems=(*_STALE, QuotaExceeded, DiskFull),
+    ),
+    Operation(
+        method="POST",
+        path=_DRIFT + "/baseline/learn",
+        permission="drift:set",
+        handler=learn_baseline,
+        summary="Learn a version's baseline from its next calls",
+        body=LearnNew,
+        reply=BaselineDoc,
+        problems=(*_STALE, QuotaExceeded),
     ),
     Operation(
         method="DELETE",
