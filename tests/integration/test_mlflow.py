@@ -409,3 +409,16 @@ async def test_invocations_take_exactly_one_form(stage: Stage) -> None:
     await caller.refused("GET", f"{base}/versions/3/ping", 404)
     await caller.client.delete("/api/v1/models/acme/m/versions/2")
     await caller.refused("GET", f"{base}/versions/2/ping", 410)
+
+
+async def test_what_mlflow_has_and_the_appliance_has_not_is_refused_in_mlflows_form(
+    stage: Stage,
+) -> None:
+    await stage.it.version("acme", "m")
+    rename = {"name": "m", "new_name": "n"}
+    path = f"{ROOT}/registered-models/rename"
+    assert "copy versions" in await stage.caller.refused("POST", path, 422, json=rename)
+    for method in ("GET", "POST", "PATCH", "DELETE"):
+        refused = await stage.caller.refused(method, f"{ROOT}/traces/tr-1/tags", 404)
+        assert refused.startswith("RESOURCE_DOES_NOT_EXIST: This part of MLflow is not here")
+    assert (await stage.caller.client.get("/api/v1/models/acme/m")).status_code == 200

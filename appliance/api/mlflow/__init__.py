@@ -8,7 +8,7 @@ Source of the contract: github.com/mlflow/mlflow, ``mlflow/protos``, and what it
 
 from __future__ import annotations
 
-from appliance.api.mlflow import artifacts, logged, registered, runs, scoring
+from appliance.api.mlflow import artifacts, lacking, logged, registered, runs, scoring
 
 OPERATIONS = (
     *scoring.OPERATIONS,
@@ -16,4 +16,5 @@ OPERATIONS = (
     *runs.OPERATIONS,
     *logged.OPERATIONS,
     *artifacts.OPERATIONS,
+    *lacking.OPERATIONS,  # the last: the router tries them in order
 )

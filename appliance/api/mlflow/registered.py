@@ -129,6 +129,16 @@ async def update_model(context: Context) -> Reply:
     return _model_reply(context, model)
 
 
+async def rename_model(context: Context) -> Reply:
+    """Refuse to rename a model: its name is in more places than the registry."""
+    body = await read(context, _Model)
+    views.model_named(context, needed(body.name, "name"))
+    raise InputInvalid(
+        "A model keeps its name: it is in the addresses callers use, in keys and in egress rules.",
+        hint="create a model of the new name and copy versions to it: models:/NAME/VERSION",
+    )
+
+
 async def delete_model(context: Context) -> Reply:
     """Remove a model with its versions and aliases."""
     body = await read(context, _Model)
@@ -429,6 +439,7 @@ OPERATIONS = (
     operation("POST", f"{_M}/create", "model:register", create_model, "Create a model"),
     operation("GET", f"{_M}/get", "model:read", get_model, "Get a model", query=query("name")),
     operation("PATCH", f"{_M}/update", "model:register", update_model, "Describe a model"),
+    operation("POST", f"{_M}/rename", "model:register", rename_model, "Refuse to rename a model"),
     operation("DELETE", f"{_M}/delete", "model:remove", delete_model, "Delete a model"),
     operation(
         "GET", f"{_M}/search", "model:read", search_models, "Search models", query=_SEARCH
