@@ -174,7 +174,7 @@ def changed_run(run: Run, event: RunChanged, time_ns: int) -> Run:
         ended_ms=event.ended_ms or run.ended_ms,
         params={**run.params, **event.params},
         tags={**tags, **event.tags},
-        metrics=(*run.metrics, *event.metrics),
+        metrics=tuple(dict.fromkeys((*run.metrics, *event.metrics))),  # clients send some twice
         outputs=tuple(dict.fromkeys((*run.outputs, *event.outputs))),
         removed_ns=removed_ns,
     )
