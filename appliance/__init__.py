@@ -9,9 +9,11 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     wire       HTTP mechanics: parsing, limits, problem+json
     node       the life of the process: uninitialised, sealed, ready, draining
     nested     calls that calls make, in the name of whoever made the first
+    comparison data sets and recorded calls through several versions, and what that shows
     canary     candidates watched against what they follow, stepped, held, aborted
     schedules  jobs submitted by the clock
     webhooks   addresses told of events, signed, until they have them
+    samples    calls that are kept, sealed, where an owner asked for it
     shadow     calls repeated to versions whose replies are dropped
     watch      what versions with a baseline are called with: counted, judged, told
     routing    which version answers a call: routes and their revisions

@@ -290,6 +290,28 @@ class Tracking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparisons:
+    """Data sets and recorded calls through several versions."""
+
+    running_max: Annotated[int, _doc("Comparisons run at once.", ge=1)] = 2
+    calls_max: Annotated[
+        int, _doc("Their calls at once; 0: a quarter of the sandboxes there may be.", ge=0)
+    ] = 0
+    queued_max: Annotated[
+        int, _doc("Comparisons of one tenant that wait or run at once.", ge=1)
+    ] = 20
+    data_bytes_max: Annotated[int, _doc("Largest data set.", ge=1024)] = 64 * 1024 * 1024
+    rows_max: Annotated[int, _doc("Most rows of a data set.", ge=1)] = 200_000
+    kept_s: Annotated[
+        int, _doc("Time a report is kept after its comparison ended.", ge=1, le=31_536_000)
+    ] = 86_400
+    kept_max: Annotated[int, _doc("Reports kept per tenant; the oldest go first.", ge=1)] = 200
+    wait_s_max: Annotated[
+        int, _doc("Longest wait for a sandbox before a comparison fails.", ge=1, le=31_536_000)
+    ] = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """How a model's dependencies are fetched."""
 
@@ -334,6 +356,7 @@ class Settings:
     webhooks: Webhooks = field(default_factory=Webhooks)
     calls: Calls = field(default_factory=Calls)
     tracking: Tracking = field(default_factory=Tracking)
+    comparisons: Comparisons = field(default_factory=Comparisons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,10 @@ _DIGEST_LABEL = "call-digest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A call that succeeded: the model's answer and where it is recorded."""
+    """A call that succeeded: the model's answer, where it is recorded and what it took.
+
+    ``queue_us`` waited for a sandbox, ``load_us`` made one, ``compute_us`` in the model.
+    """
 
     reply: bytes
     content_type: str
@@ -51,6 +54,9 @@ class Outcome:
     audit_seq: int
     cold: bool
     total_us: int
+    queue_us: int = 0
+    load_us: int = 0
+    compute_us: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,11 +110,13 @@ class Via:
     ``route_revision`` is of the route that chose it. ``shadow_of`` is the id of the call whose body
     this one repeats, ``compare`` what says how its reply compares with that one's. ``caller_id`` is
     whose rights calls below this one have, where that is not who it is recorded for. ``under`` is
-    there for a call that a call made.
+    there for a call that a call made. ``replay_of`` is the id of a kept call
+    that this one repeats.
     """
 
     route_revision: int = 0
     shadow_of: str = ""
+    replay_of: str = ""
     compare: Callable[[Reply], str] | None = None
     caller_id: str = ""
     under: Under | None = None
@@ -244,15 +252,7 @@ class Invoker:
         if via.compare is not None:
             course.match = via.compare(reply)
         seq = await self._conclude(course, version, "ok", 200, is_telling=True)
-        return Outcome(
-            reply=reply.body,
-            content_type=reply.content_type,
-            model_id=version.model_id,
-            number=version.number,
-            audit_seq=seq,
-            cold=course.cold,
-            total_us=_elapsed_us(course.started_ns),
-        )
+        return _outcome(course, version, reply, seq)
 
     def require_input(self, version: Version, content_type: str, body: bytes) -> None:
         """Return if a body is what a version takes; see ``inputs``.
@@ -298,6 +298,7 @@ class Invoker:
                     shadow_of=str(event.get("shadow_of", "")),
                     parent=str(event.get("parent", "")),
                     root=str(event.get("root", "")),
+                    replay_of=str(event.get("replay_of", "")),
                 ),
                 tenant_id=entry.tenant_id,
                 actor="appliance",
@@ -317,6 +318,7 @@ class Invoker:
             shadow_of=course.via.shadow_of,
             parent=_parent_of(course.via),
             root=course.root,
+            replay_of=course.via.replay_of,
         )
         tenant_id, actor, model_id = version.tenant_id, course.principal_id, version.model_id
         ledger = self._store.ledger
@@ -465,6 +467,7 @@ class Invoker:
             sandbox_id=course.sandbox_id,
             route_revision=course.via.route_revision,
             shadow_of=course.via.shadow_of,
+            replay_of=course.via.replay_of,
             match=course.match,
             merged=reply.merged if reply else None,
             parent=_parent_of(course.via),
@@ -483,6 +486,21 @@ class Invoker:
         for watch in self.watches:
             watch(event, is_telling)
         return seq
+
+
+def _outcome(course: _Course, version: Version, reply: Reply, seq: int) -> Outcome:
+    return Outcome(
+        reply=reply.body,
+        content_type=reply.content_type,
+        model_id=version.model_id,
+        number=version.number,
+        audit_seq=seq,
+        cold=course.cold,
+        total_us=_elapsed_us(course.started_ns),
+        queue_us=course.queue_us,
+        load_us=course.load_us,
+        compute_us=reply.compute_us,
+    )
 
 
 def _elapsed_us(started_ns: int) -> int:

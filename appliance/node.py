@@ -27,6 +27,7 @@ from appliance import __version__, clock, config, doctor
 from appliance.artifacts import Artifacts
 from appliance.batches import Batches
 from appliance.canary import Canaries
+from appliance.comparison.runner import Comparisons
 from appliance.egress.guard import EgressGuard
 from appliance.errors import (
     AlreadyInitialised,
@@ -54,6 +55,7 @@ from appliance.policy import Policy
 from appliance.reservations import Reservations
 from appliance.room import Room
 from appliance.routing import Routing
+from appliance.samples import Samples
 from appliance.sandbox import dependencies, images
 from appliance.sandbox.executor import Executor, open_executor
 from appliance.sandbox.pool import Pool
@@ -97,6 +99,8 @@ class Services:
     canaries: Canaries
     shadows: Shadows
     watch: Watch
+    comparisons: Comparisons
+    samples: Samples
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
     egress: EgressGuard
@@ -244,6 +248,7 @@ class Node:
         if self._services:
             self._services.jobs.drain()
             self._services.batches.drain()
+            self._services.comparisons.drain()
 
     async def close(self) -> None:
         """Stop every part in order; the node is gone afterwards. Idempotent."""
@@ -377,6 +382,8 @@ class Node:
         self._spawn(services.watch.follow())
         self._spawn(services.webhooks.run())
         self._spawn(services.schedules.follow())
+        self._spawn(services.samples.follow())
+        self._spawn(services.comparisons.run())
         if self._sandbox_problem:
             self._spawn(self._retry_executor(services.store))
 
@@ -411,6 +418,7 @@ class Node:
         tracking = Tracking(store, settings)
         watch = Watch(store, settings, self.metrics)
         jobs.answered.append(watch.offer_call)
+        samples = Samples(store)
         return Services(
             store=store,
             invoker=invoker,
@@ -428,6 +436,8 @@ class Node:
             canaries=canaries,
             shadows=shadows,
             watch=watch,
+            samples=samples,
+            comparisons=Comparisons(store, invoker, samples, self._require_pool, settings),
             supply=Supply(store, self.data_dir),
             webhooks=Webhooks(store, settings.webhooks, hosts_file=settings.egress.hosts_file),
             schedules=Schedules(store, jobs, routing, settings.schedules),
@@ -517,6 +527,7 @@ class Node:
         if services is None:
             return
         await services.batches.close()
+        await services.comparisons.close()
         await services.jobs.close(self.settings.http.drain_timeout_s)
         for task in tuple(self._background):
             task.cancel()

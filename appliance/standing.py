@@ -1,4 +1,4 @@
-"""PURE: the nouns of what goes on by itself: schedules, webhooks and their deliveries.
+"""PURE: the nouns of what goes on by itself: schedules, webhooks, deliveries, sampling.
 
 Owns: what each of them is; frozen records like all others.
 Never: does I/O, knows HTTP, or decides what is due.
@@ -119,3 +119,21 @@ class Delivery:
     code: str = ""
     status: int = 0
     ended_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """That some calls of a model are kept, sealed, for replays: an owner's wish; none by default.
+
+    ``weight`` is the share of the calls that succeed, in hundredths of a percent. At most
+    ``count_max`` samples of together ``bytes_max`` bytes are kept, the newest, each ``kept_s``.
+    """
+
+    model_id: str
+    tenant_id: str
+    weight: int
+    count_max: int
+    bytes_max: int
+    kept_s: int
+    set_ns: int
+    set_by: str

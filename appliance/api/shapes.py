@@ -29,6 +29,7 @@ from appliance.records import (
     Tenant,
     Version,
 )
+from appliance.standing import Sampling
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="1 to 63 of a-z, 0-9 and '-'.")]
 Time = Annotated[str, Meta(description="RFC 3339, UTC.")]
@@ -168,6 +169,9 @@ class ModelDoc(Document):
     versions: Annotated[int, Meta(description="Versions ever registered.")]
     newest: int | None
     live: Annotated[int | None, Meta(description="The version the alias 'live' points at.")]
+    sampled_percent: Annotated[
+        float, Meta(description="Share of its calls that its owner has kept, sealed, for replays.")
+    ]
     created_at: Time
     created_by: str
     url: str
@@ -450,7 +454,13 @@ def alias_doc_from_alias(alias: Alias, tenant: str, model: str) -> AliasDoc:
 
 
 def model_doc_from_model(
-    model: Model, tenant: str, *, versions: tuple[Version, ...], live: int | None, url: str
+    model: Model,
+    tenant: str,
+    *,
+    versions: tuple[Version, ...],
+    live: int | None,
+    url: str,
+    sampling: Sampling | None = None,
 ) -> ModelDoc:
     """A model as callers see it; ``url`` is the appliance's base address."""
     return ModelDoc(
@@ -461,6 +471,7 @@ def model_doc_from_model(
         versions=len(versions),
         newest=max((version.number for version in versions), default=None),
         live=live,
+        sampled_percent=sampling.weight / 100 if sampling else 0.0,
         created_at=clock.text_from_ns(model.created_ns),
         created_by=model.created_by,
         url=f"{url}/api/v1/models/{tenant}/{model.name}",

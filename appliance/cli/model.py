@@ -1,6 +1,6 @@
 """``appliance model``: push, list, show, search, lineage, call, reserve, rm.
 
-Owns: these commands but for ``search`` and ``lineage``, which have a module each.
+Owns: these commands; ``search``, ``lineage``, ``compare`` and ``replay`` have modules of their own.
 Never: loads a model or reads anything of it but its files' bytes.
 Read next: ``pack`` (what is uploaded), ``reference`` (how one is named), ``api.native``.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ from typing import Any
 import click
 
 from appliance.cli import catalogue, lineage, pack
+from appliance.cli import comparison as comparisons
+from appliance.cli import sample as samples
 from appliance.cli.client import Client, last_of, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.output import Advance
 from appliance.cli.reference import Reference as Reference
+from appliance.cli.reference import body_of as body_of
 from appliance.cli.reference import reference as reference
 from appliance.cli.tenant import confirm
-from appliance.errors import ConfigInvalid, Gone, InputInvalid, NotFound
+from appliance.errors import Gone, NotFound
 
 _SAMPLE_CHARACTERS_MAX = 4096
 _SAMPLES = ("rows.json", "sample.json", "example.json")
@@ -43,6 +45,8 @@ def model() -> None:
 
 model.add_command(catalogue.search)
 model.add_command(lineage.show)
+model.add_command(comparisons.compare)
+model.add_command(samples.replay)
 
 
 @model.command(
@@ -291,26 +295,6 @@ def call(context: Context, name: str, data: str, content_type: str) -> None:
         f"audit entry {reply.headers.get('Audit-Seq', '?')}, "
         f"request id {reply.headers.get('Request-Id', '?')}"
     )
-
-
-def body_of(data: str) -> bytes:
-    """What ``--data`` names: a file, stdin, or JSON itself. Raises InputInvalid, ConfigInvalid."""
-    if data == "-":
-        return sys.stdin.buffer.read()
-    try:
-        if Path(data).is_file():
-            return Path(data).read_bytes()
-    except OSError as error:
-        if not data.lstrip().startswith(("{", "[", '"')):
-            raise ConfigInvalid(f"{data[:80]}: cannot be read: {error.strerror}.") from error
-    try:
-        json.loads(data)
-    except ValueError as error:
-        raise InputInvalid(
-            f"--data is neither a file nor JSON: {data[:80]!r}.",
-            hint="--data FILE or --data '{...}'",
-        ) from error
-    return data.encode()
 
 
 @model.command(

@@ -1,18 +1,22 @@
-"""How a command line names a model, a version or an alias.
+"""How a command line names a model, a version or an alias, and what to send it.
 
-Owns: the notation ``TENANT/NAME``, ``TENANT/NAME:3`` (or ``@3``), ``TENANT/NAME@live``.
+Owns: the notation ``TENANT/NAME``, ``TENANT/NAME:3`` (or ``@3``), ``TENANT/NAME@live``; ``--data``.
 Never: asks whether it is there.
 Read next: ``model`` (who uses it).
 """
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
 from appliance.cli.client import segment
+from appliance.errors import ConfigInvalid, InputInvalid
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/([a-z0-9-]+)(?::([0-9]+)|@([0-9]+)|@([a-z0-9-]+))?$")
 
@@ -52,3 +56,23 @@ def reference(text: str, *, is_model: bool = False) -> Reference:
         )
         raise click.UsageError(f"'{text}' does not name a model: write {form}")
     return Reference(tenant=match[1], name=match[2], version=match[3] or match[4], alias=match[5])
+
+
+def body_of(data: str) -> bytes:
+    """What ``--data`` names: a file, stdin, or JSON itself. Raises InputInvalid, ConfigInvalid."""
+    if data == "-":
+        return sys.stdin.buffer.read()
+    try:
+        if Path(data).is_file():
+            return Path(data).read_bytes()
+    except OSError as error:
+        if not data.lstrip().startswith(("{", "[", '"')):
+            raise ConfigInvalid(f"{data[:80]}: cannot be read: {error.strerror}.") from error
+    try:
+        json.loads(data)
+    except ValueError as error:
+        raise InputInvalid(
+            f"--data is neither a file nor JSON: {data[:80]!r}.",
+            hint="--data FILE or --data '{...}'",
+        ) from error
+    return data.encode()

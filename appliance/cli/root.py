@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "batch": ("batch", "batch", "Tables scored row by row: run, submit, list, show, output."),
     "schedule": ("schedule", "schedule", "Jobs submitted by the clock: create, list, pause, run."),
     "webhook": ("webhook", "webhook", "Addresses told of events: create, list, test, rotate."),
+    "comparison": ("comparison", "comparison", "Comparisons of versions: list, show, cancel."),
+    "sample": ("sample", "sample", "Calls that are kept for replays: set, show, off, remove."),
     "secret": ("secret", "secret", "Secrets of models: set, list, remove."),
     "egress": ("egress", "egress", "Where models may connect to: list, allow, deny, explain."),
     "alias": ("alias", "alias", "Aliases: list, set, remove."),

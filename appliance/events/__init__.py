@@ -32,6 +32,14 @@ from appliance.events.calls import (
     JobStarted,
     MetricReported,
 )
+from appliance.events.comparisons import (
+    ComparisonEnded,
+    ComparisonQueued,
+    ComparisonsRemoved,
+    SamplesRemoved,
+    SamplingRemoved,
+    SamplingSet,
+)
 from appliance.events.drift import (
     BaselineRemoved,
     BaselineSet,
@@ -131,6 +139,9 @@ __all__ = [
     "BlobRemoved",
     "CallIntent",
     "CallOutcome",
+    "ComparisonEnded",
+    "ComparisonQueued",
+    "ComparisonsRemoved",
     "DeliveryAttempted",
     "DeliveryOpened",
     "DeliveryQueued",
@@ -176,6 +187,9 @@ __all__ = [
     "RuntimeRemoved",
     "RuntimeRequested",
     "RuntimeVerified",
+    "SamplesRemoved",
+    "SamplingRemoved",
+    "SamplingSet",
     "SandboxStopped",
     "ScheduleCreated",
     "SchedulePaused",

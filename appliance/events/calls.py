@@ -70,6 +70,7 @@ class CallIntent(Event):
     ``shadow_of`` is the call whose body is repeated, empty for a call of its own. ``parent`` is the
     call that made this one, ``root`` the one that began it all; ``root`` is the call itself where
     it makes calls, and both are empty for one that neither makes nor was made by one.
+    ``replay_of`` is a kept call that its owner had repeated.
     """
 
     KIND: ClassVar[str] = "call.intent"
@@ -82,6 +83,7 @@ class CallIntent(Event):
     shadow_of: str = ""
     parent: str = ""
     root: str = ""
+    replay_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +91,9 @@ class CallOutcome(Event):
     """How a call ended; durable before the reply leaves. ``code`` is ``ok`` or a problem slug.
 
     ``code`` is ``unknown`` for an intent whose process died before an outcome was written.
-    ``match`` is how a shadow's reply compares with the caller's: ``equal``, ``close`` or
-    ``different``. ``merged`` is about the call of the model that answered it, in a version whose
-    calls may be joined. ``parent`` and ``root`` are as in its intent.
+    ``match`` is how a shadow's or replay's reply compares with the caller's: ``equal``,
+    ``close`` or ``different``. ``merged`` is about the call of the model that answered it, in a
+    version whose calls may be joined. ``parent`` and ``root`` are as in its intent.
     """
 
     KIND: ClassVar[str] = "call.outcome"
@@ -112,6 +114,7 @@ class CallOutcome(Event):
     route_revision: int = 0
     shadow_of: str = ""
     match: str = ""
+    replay_of: str = ""
     merged: Merged | None = None
     parent: str = ""
     root: str = ""

@@ -37,6 +37,7 @@ from appliance.store.proofs import Signer, proof_text
 from appliance.store.queries import ArmStats, CallStats, Queries, ShadowStats
 from appliance.store.registry import Registry
 from appliance.store.seal import RootKey, Slot
+from appliance.store.shelf import Shelf
 from appliance.store.sketches import Place, Sketches
 from appliance.store.snapshot import Snapshot
 from appliance.store.usage import UsageRow
@@ -57,6 +58,7 @@ __all__ = [
     "Registry",
     "RootKey",
     "ShadowStats",
+    "Shelf",
     "Sketches",
     "Slot",
     "Snapshot",
@@ -72,6 +74,7 @@ _SNAP_CHANGES = 256  # registry changes after which registry.snap is written aga
 _SNAP_ENTRIES = 10_000  # entries after which it is, so that a start replays few
 _SNAP_PERIOD_S = 5.0
 _PROOF_WAIT_S = 60.0
+_SHELVES = ("comparisons", "samples")
 
 
 class Store:
@@ -83,6 +86,8 @@ class Store:
     queries: Queries
     keyring: Keyring
     sketches: Sketches
+    comparisons: Shelf
+    samples: Shelf
 
     def __init__(self, data_dir: Path, root: RootKey, settings: config.Store) -> None:
         """Lock, verify and recover the folder. Blocking; ``open`` calls it in a thread."""
@@ -123,7 +128,7 @@ class Store:
 
     def _recover(self, settings: config.Store) -> None:
         data_dir, root = self._data_dir, self._root
-        for part in ("ledger", "blobs", "staging", "db", "sketches"):
+        for part in ("ledger", "blobs", "staging", "db", "sketches", *_SHELVES):
             (data_dir / part).mkdir(mode=0o700, exist_ok=True)
             if (data_dir / part).is_symlink():
                 raise StoreCorrupt(f"{data_dir / part} is a link; it must be a folder of its own.")
@@ -154,6 +159,10 @@ class Store:
             self.keyring,
             free_bytes_min=settings.free_bytes_min,
             announce=self._announce_removal,
+        )
+        self.comparisons, self.samples = (
+            Shelf(data_dir / part, self.keyring, free_bytes_min=settings.free_bytes_min)
+            for part in _SHELVES
         )
 
     def _replay(self) -> None:

@@ -384,7 +384,9 @@ class Projection:
             self._add_metric(rows, self._ledger.entry(line))
         elif record.kind in REGISTRY_EVENTS:
             rows.registry.append(self._ledger.entry(line))
-            if record.kind.startswith(("model.", "version.", "alias.", "secret.", "route.")):
+            if record.kind.startswith(
+                ("model.", "version.", "alias.", "secret.", "route.", "sampling.", "samples.")
+            ):
                 model_id = record.object
         row = (record.seq, record.ts, record.kind, record.tenant, tag, model_id, *place)
         rows.entry.append(row)

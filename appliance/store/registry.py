@@ -59,6 +59,7 @@ from appliance.store.baselines import DriftCommands
 from appliance.store.keyring import Keyring
 from appliance.store.lineage import require_parents
 from appliance.store.routes import RouteCommands, require_unrouted
+from appliance.store.sampling import SamplingCommands
 from appliance.store.secrets import SecretCommands
 from appliance.store.snapshot import Snapshot
 from appliance.store.webhook_commands import WebhookCommands
@@ -76,6 +77,7 @@ class Registry:
         self.routes = RouteCommands(writer, self._next_alias)
         self.drift = DriftCommands(writer)
         self.webhooks = WebhookCommands(writer, keyring)
+        self.samplings = SamplingCommands(writer)
         self._writer = writer
         self._keyring = keyring
 

@@ -24,7 +24,7 @@ from appliance.records import (
     Tenant,
     Version,
 )
-from appliance.standing import Delivery, Schedule, Webhook
+from appliance.standing import Delivery, Sampling, Schedule, Webhook
 from appliance.store.batches import blobs_of_batch
 from appliance.store.jobs import blobs_of
 from appliance.store.tracking import NOTHING, Tracking
@@ -51,6 +51,7 @@ class Snapshot:
         "_names",
         "_reservations",
         "_routes",
+        "_samplings",
         "_schedules",
         "_secrets",
         "_tenants",
@@ -80,6 +81,7 @@ class Snapshot:
         self._deliveries = tables.deliveries
         self._tracking = tables.tracking
         self._batches = tables.batches
+        self._samplings = tables.samplings
 
     def tenants(self) -> tuple[Tenant, ...]:
         """Every tenant, by name."""
@@ -193,6 +195,10 @@ class Snapshot:
         found = (s for by_name in self._secrets.values() for s in by_name.values())
         signing = {s.id for hook in self.webhooks(tenant_id) for s in hook.secrets}
         return {s.id for s in found if s.tenant_id == tenant_id} | signing
+
+    def sampling(self, model_id: str) -> Sampling | None:
+        """Which calls of a model are kept; ``None`` for none, as by default."""
+        return self._samplings.get(model_id)
 
     def jobs(self, tenant_id: str) -> tuple[Job, ...]:
         """A tenant's jobs, oldest first."""

@@ -31,6 +31,8 @@ from appliance.events import (
     ReservationSet,
     RouteRemoved,
     RouteSet,
+    SamplingRemoved,
+    SamplingSet,
     SecretRemoved,
     SecretSet,
     TenantCreated,
@@ -54,7 +56,7 @@ from appliance.records import (
     Tenant,
     Version,
 )
-from appliance.standing import Delivery, Schedule, Webhook
+from appliance.standing import Delivery, Sampling, Schedule, Webhook
 from appliance.store.batches import BATCH_EVENTS, apply_batch, by_tenant
 from appliance.store.drift import DRIFT_EVENTS, DriftTables, apply_drift
 from appliance.store.jobs import JOB_EVENTS, apply_job
@@ -99,6 +101,8 @@ REGISTRY_EVENTS: dict[str, type[Event]] = (
             EgressRuleRemoved,
             SecretSet,
             SecretRemoved,
+            SamplingSet,
+            SamplingRemoved,
         )
     }
     | JOB_EVENTS
@@ -126,6 +130,7 @@ class Tables:
         "names",
         "reservations",
         "routes",
+        "samplings",
         "schedules",
         "secrets",
         "seq",
@@ -155,6 +160,7 @@ class Tables:
         self.deliveries: dict[str, dict[str, Delivery]] = {}
         self.tracking: dict[str, Tracking] = {}
         self.batches: dict[str, dict[str, Batch]] = {}
+        self.samplings: dict[str, Sampling] = {}
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Tables:
@@ -178,6 +184,7 @@ class Tables:
         tables.deliveries = dict(snapshot._deliveries)
         tables.tracking = dict(snapshot._tracking)
         tables.batches = dict(snapshot._batches)
+        tables.samplings = dict(snapshot._samplings)
         return tables
 
     def freeze(self) -> Snapshot:
@@ -287,6 +294,16 @@ class Tables:
                 found = self.secrets[model_id]
                 self.secrets[model_id] = {n: s for n, s in found.items() if n != name}
             case _:
+                self._apply_sampling(event)
+
+    def _apply_sampling(self, event: Event) -> None:
+        """The events on which calls of a model are kept."""
+        match event:
+            case SamplingSet(sampling=sampling):
+                self.samplings[sampling.model_id] = sampling
+            case SamplingRemoved(model_id=model_id):
+                del self.samplings[model_id]
+            case _:
                 raise KeyError(event.KIND)
 
     def _add_egress_rule(self, rule: EgressRule, before: str) -> None:
@@ -321,6 +338,7 @@ class Tables:
         self.aliases.pop(model_id, None)
         self.secrets.pop(model_id, None)
         self.routes.pop(model_id, None)
+        self.samplings.pop(model_id, None)
         self.reservations = {k: v for k, v in self.reservations.items() if k[0] != model_id}
         self.drift = self.drift.without(model_id)
 
@@ -351,6 +369,7 @@ class _Section(msgspec.Struct):
     deliveries: list[Delivery] = []
     tracking: Tracking = Tracking()
     batches: list[Batch] = []
+    samplings: list[Sampling] = []
 
 
 class _File(msgspec.Struct):
@@ -393,6 +412,7 @@ def save(path: Path, root: RootKey, keyring: Keyring, snapshot: Snapshot, at: St
             deliveries=list(snapshot.deliveries(tenant.id)),
             tracking=snapshot.tracking(tenant.id),
             batches=list(snapshot.batches(tenant.id)),
+            samplings=[s for m in models if (s := snapshot.sampling(m.id))],
         )
         box = keyring.seal(tenant.id, "snap", b"", msgspec.json.encode(section))
         sections[tenant.id] = base64.b64encode(box).decode()
@@ -487,6 +507,7 @@ def _add_work(tables: Tables, section: _Section) -> None:
     for delivery in section.deliveries:
         tables.deliveries.setdefault(delivery.tenant_id, {})[delivery.id] = delivery
     tables.batches |= by_tenant(section.batches)
+    tables.samplings.update({one.model_id: one for one in section.samplings})
 
 
 def registry_view(snapshot: Snapshot) -> dict[str, Any]:
@@ -505,6 +526,7 @@ def registry_view(snapshot: Snapshot) -> dict[str, Any]:
             for t in snapshot.tenants()
             if (rules := snapshot.egress_rules(t.id))
         },
+        "samplings": {m.id: msgspec.to_builtins(snapshot.sampling(m.id)) for m in models},
         "secrets": {m.id: msgspec.to_builtins(snapshot.secrets(m.id)) for m in models},
         "jobs": {
             t.id: msgspec.to_builtins(jobs)

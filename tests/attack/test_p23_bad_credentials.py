@@ -28,6 +28,7 @@ VALUES = {
     "webhook": "wh_none",
     "schedule": "sch_none",
     "call": "call_none",
+    "comparison": "cmp_none",
     "sandbox_id": "box_1",
     "name": "python3.11",
     "digest": "0" * 64,

@@ -71,12 +71,24 @@ async def draft_of(it: Inside) -> str:
         return str(made.json()["model"]["info"]["model_id"])
 
 
+async def comparison_of(it: Inside) -> str:
+    """A comparison of the other tenant that really is there."""
+    async with it.client(await it.key("acme")) as client:
+        made = await client.post(
+            "/api/v1/comparisons/acme?models=fraud",
+            content=b"[[1]]",
+            headers={"Content-Type": "application/json"},
+        )
+        return str(made.json()["id"])
+
+
 RANDOM = {
     "tenant": "xq7w", "model": "zz81", "version": "1", "alias": "live", "key_id": "A1b2C3d4E",
     "seq": "123456789", "rule_id": "eg_none", "secret": "db-password", "sandbox_id": "box_none",
     "job": "job_none", "batch": "batch_none", "webhook": "wh_none", "schedule": "sch_none",
     "call": "call_none",
     "draft": "m-none", "tag": "none", "path": "versions/zz81/1/model.py",
+    "comparison": "cmp_none",
 }  # fmt: skip
 
 
@@ -90,6 +102,7 @@ async def test_a_foreign_tenant_reads_like_one_that_does_not_exist(it: Inside) -
         "batch": await batch_of(it),
         "webhook": await webhook_of(it), "schedule": await schedule_of(it),
         "draft": await draft_of(it), "tag": "none", "path": "versions/fraud/1/model.py",
+        "comparison": await comparison_of(it),
     }  # fmt: skip
     checked = 0
     for role in ("owner", "caller"):

@@ -37,8 +37,16 @@ from appliance.events import (
     WebhookDisabled,
     WebhookEnabled,
 )
-from appliance.records import ApiKey, Baseline, Blob, Breach, EgressRule, Parent, Route
-from appliance.standing import Schedule, ScheduleRun, Webhook
+from appliance.records import (
+    ApiKey,
+    Baseline,
+    Blob,
+    Breach,
+    EgressRule,
+    Parent,
+    Route,
+)
+from appliance.standing import Sampling, Schedule, ScheduleRun, Webhook
 from appliance.store import Store
 from appliance.store.state import registry_view
 from appliance.traffic import all_to
@@ -279,6 +287,18 @@ class RegistryMachine(RuleBasedStateMachine):
         self.attempt(
             self.registry.remove_reservation(model_id=model_id, number=number, actor=ACTOR)
         )
+
+    @rule(tenant=NAMES, name=NAMES, weight=st.none() | NUMBERS)
+    def sample(self, tenant, name, weight):
+        model_id = self.model_id(tenant, name)
+        if weight is None:
+            self.attempt(self.registry.samplings.remove(model_id=model_id, actor=ACTOR))
+            return
+        draft = Sampling(
+            model_id=model_id, tenant_id="", weight=weight, count_max=1, bytes_max=1, kept_s=1,
+            set_ns=0, set_by="",
+        )  # fmt: skip
+        self.attempt(self.registry.samplings.set(draft, actor=ACTOR))
 
     @rule(tenant=NAMES, name=NAMES, before=st.just("") | NAMES)
     def add_egress_rule(self, tenant, name, before):

@@ -261,6 +261,7 @@ async def inside(
     sandbox: dict[str, Any] | None = None,
     webhooks: dict[str, Any] | None = None,
     hosts_file: str = "",
+    executor: Any = EchoExecutor,
     **http: Any,
 ) -> AsyncIterator[Inside]:
     """An appliance in ``folder``; ready unless told not to initialise.
@@ -278,7 +279,7 @@ async def inside(
     settings = config.replace(settings, "webhooks", **(webhooks or {}))
     if http:
         settings = config.replace(settings, "http", **http)
-    node = Node(settings, executor_factory=lambda: EchoExecutor(folder / "data"))
+    node = Node(settings, executor_factory=lambda: executor(folder / "data"))
     front = Front(url="https://a")
     try:
         if initialise:

@@ -22,6 +22,8 @@ BODIES: dict[str, Any] = {
     "ReservationNew": {"warm": 1},
     "RouteNew": {"arms": [{"version": 1, "percent": 100}]},
     "OutcomeNew": {"request_id": "req_none", "value": 1.0},
+    "SamplingNew": {"percent": 5},
+    "ReplayNew": {"against": 1},
     "RouteVerb": {"reason": "test"},
     "LearnNew": {"records": 100},
     "WindowNew": {"window_s": 3600},

@@ -36,8 +36,13 @@ TABLE: dict[str, set[str]] = {
         "drift:read", "drift:set",
         "webhook:read", "webhook:set", "schedule:read", "schedule:set",
         "run:read", "run:write", "artifact:read",
+        "comparison:create", "comparison:read", "comparison:cancel",
+        "sample:set", "sample:remove", "sample:replay",
     },
-    "caller": {"self:read", "model:invoke", "job:read", "job:cancel"},
+    "caller": {
+        "self:read", "model:invoke", "job:read", "job:cancel",
+        "comparison:create", "comparison:read", "comparison:cancel",
+    },
 }  # fmt: skip
 
 

@@ -183,7 +183,7 @@ async def _infer(context: Context, version: Version, via: Via = DIRECT) -> Reply
     content, json_length = await _off_loop(
         outcome.reply, _write, outcome.reply, outcome.content_type, asked, version, context
     )
-    headers = [*native.headers_of(outcome)]
+    headers = [*native.headers_of(context, outcome)]
     if json_length:
         headers.append((tensors.JSON_LENGTH, str(json_length)))
     accepted = request.header("accept-encoding").lower().split(",")

@@ -86,7 +86,7 @@ async def _call(context: Context, version: Version, via: Via = DIRECT) -> Reply:
     return Reply(
         body=_predictions(outcome.reply, outcome.content_type),
         content_type=JSON,
-        headers=native.headers_of(outcome),
+        headers=native.headers_of(context, outcome),
         after=native.afterwards(context, via, content_type=media, body=body, outcome=outcome),
     )
 

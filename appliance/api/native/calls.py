@@ -8,9 +8,9 @@ Read next: ``invoke`` (one call, end to end).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from appliance import wire
+from appliance import clock, wire
 from appliance.api.dispatch import Context
 from appliance.api.native import jobs
 from appliance.api.native.models import alias_of, model_of, version_of
@@ -37,6 +37,7 @@ from appliance.errors import (
 )
 from appliance.invoke import DIRECT, Outcome, Via
 from appliance.records import LIVE, Model, Version
+from appliance.samples import Sample
 from appliance.shadow import Answered
 from appliance.wire import Reply
 
@@ -47,7 +48,8 @@ async def invoke(context: Context) -> Reply:
     """Call the version the model's route chooses, or without one that of the alias 'live'.
 
     The body goes to the model as it came; the model's answer comes back as it left the model. The
-    headers Model-Version and Audit-Seq say which version answered and where it is recorded.
+    headers Model-Version and Audit-Seq say which version answered and where it is recorded. Where
+    the model's owner has some calls kept for replays, Sampled-Percent says how many.
 
     With `Prefer: wait=10` a call that could not be handed to its model for 10 seconds is given up
     with 504; the model was not called then.
@@ -108,7 +110,7 @@ async def _invoke(context: Context, version: Version | None, via: Via = DIRECT) 
     return Reply(
         body=outcome.reply,
         content_type=wire.safe_media_type(outcome.content_type),
-        headers=headers_of(outcome),
+        headers=headers_of(context, outcome),
         after=afterwards(context, via, content_type=content_type, body=body, outcome=outcome),
     )
 
@@ -117,18 +119,18 @@ def afterwards(
     context: Context, via: Via, *, content_type: str, body: bytes, outcome: Outcome
 ) -> Callable[[], None] | None:
     """What is done with an answered call once the answer left; mostly nothing."""
+    services, found = context.services, []
     shadow = _shadowing(context, via, content_type=content_type, body=body, outcome=outcome)
-    watch, snapshot = context.services.watch, context.snapshot
-    version = snapshot.version(outcome.model_id, outcome.number)
-    if version is None or not watch.wants_calls(version.model_id, version.number):
-        return shadow
-
-    def both() -> None:
-        if shadow is not None:
-            shadow()
-        watch.offer_call(version, content_type, body, outcome.reply)
-
-    return both
+    if shadow is not None:
+        found.append(shadow)
+    version = context.snapshot.version(outcome.model_id, outcome.number)
+    if version is not None and services.watch.wants_calls(version.model_id, version.number):
+        offer = services.watch.offer_call
+        found.append(functools.partial(offer, version, content_type, body, outcome.reply))
+    if services.samples.wants_call(outcome.model_id):
+        sample = _sample(context, content_type=content_type, body=body, outcome=outcome)
+        found.append(functools.partial(services.samples.offer, sample))
+    return functools.partial(_all_of, found) if found else None
 
 
 def _shadowing(
@@ -148,6 +150,26 @@ def _shadowing(
         caller_id=context.principal.id,
     )
     return functools.partial(shadows.offer, answered)
+
+
+def _all_of(works: Sequence[Callable[[], None]]) -> None:
+    for work in works:
+        work()
+
+
+def _sample(context: Context, *, content_type: str, body: bytes, outcome: Outcome) -> Sample:
+    return Sample(
+        call_id=context.request.id,
+        model_id=outcome.model_id,
+        tenant_id=context.tenant.id,
+        number=outcome.number,
+        time_ns=clock.now_ns(),
+        took_us=outcome.total_us - outcome.queue_us - outcome.load_us,
+        content_type=content_type,
+        body=body,
+        reply_type=outcome.content_type,
+        reply=outcome.reply,
+    )
 
 
 def require_callable(context: Context, version: Version) -> None:
@@ -234,9 +256,13 @@ def wait_from_header(preferred: str) -> float | None:
     return None
 
 
-def headers_of(outcome: Outcome) -> tuple[tuple[str, str], ...]:
-    """Which version answered, and where that is recorded."""
-    return ("model-version", str(outcome.number)), ("audit-seq", str(outcome.audit_seq))
+def headers_of(context: Context, outcome: Outcome) -> tuple[tuple[str, str], ...]:
+    """Which version answered, where that is recorded, and whether such calls may be kept."""
+    found = ("model-version", str(outcome.number)), ("audit-seq", str(outcome.audit_seq))
+    sampling = context.snapshot.sampling(outcome.model_id)
+    if sampling is None:
+        return found
+    return *found, ("sampled-percent", f"{sampling.weight / 100:g}")
 
 
 _MODEL = "/api/v1/models/{tenant}/{model}"

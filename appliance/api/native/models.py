@@ -101,6 +101,7 @@ def _model_doc(context: Context, model: Model, tenant: str) -> shapes.ModelDoc:
         versions=context.snapshot.versions(model.id),
         live=live.number if live else None,
         url=context.front.url,
+        sampling=context.snapshot.sampling(model.id),
     )
 
 
