@@ -1,0 +1,113 @@
+"""The unmodified MLflow client against a real appliance: logged, registered, called, compared.
+
+Always with ``mlflow-skinny``, which is the client; with APPLIANCE_TEST_MLFLOW=1 with the whole of
+MLflow as well, which is installed into a virtual environment first and chooses its requirements.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import RunningAppliance
+
+pytestmark = pytest.mark.podman
+PACKAGES = ("mlflow==3.17.2", "scikit-learn==1.9.1", "skops==0.16.0", "pandas==3.1.1")
+SCRIPT = Path(__file__).parents[1] / "support" / "mlflow_script.py"
+PINS = Path(__file__).parents[2] / "examples" / "iris-mlflow" / "model" / "requirements.txt"
+
+
+def client_says(
+    running: RunningAppliance, tenant: str, secret: str, python: str, *pins: str
+) -> dict[str, Any]:
+    """What the script printed."""
+    with running.admin() as admin:
+        ca_file = running.data_dir.parent / "ca.pem"
+        ca_file.write_text(admin.get("/ca.pem").text)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(running.data_dir.parent),
+        "MLFLOW_TRACKING_URI": f"https://localhost:{running.port}/t/{tenant}",
+        "MLFLOW_TRACKING_TOKEN": secret,
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": str(ca_file),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    done = subprocess.run(
+        [python, str(SCRIPT), *pins], env=environment, capture_output=True, timeout=1200,
+        cwd=running.data_dir.parent, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()[-6000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def require_all(running: RunningAppliance, tenant: str, secret: str, said: dict[str, Any]) -> None:
+    """What the client was told is so, and what it logged answers as it does in MLflow."""
+    assert said["models"] == ["iris"]
+    assert said["versions"] == ["1"]
+    assert {"champion", "live"} <= set(said["aliases"])
+    assert said["version"] == {
+        "status": "READY",
+        "run_id": said["run_id"],
+        "description": "the first one",
+        "tags": {"checked": "yes"},
+    }
+    assert (said["runs"], said["params"]) == (["first"], {"max_iter": "300"})
+    assert said["history"] == pytest.approx([1.0, 0.5, 1 / 3])
+    assert said["outputs"] == [said["model_id"]]
+    assert said["copied"][0] == "iris-copy"
+    assert (str(said["again"]), said["staged"], said["left"]) == ("2", ["1"], ["1"])
+    assert {"MLmodel", "requirements.txt"} <= set(said["files"])
+    assert said["notes"] == {"seen": 150}
+    assert said["missing"].startswith("RESOURCE_DOES_NOT_EXIST")
+    assert "'my-model'" in said["illegal"]
+    assert said["elsewhere"].startswith("INVALID_PARAMETER_VALUE")
+    table = {"columns": said["columns"], "data": said["rows"]}
+    addresses = (
+        f"/t/{tenant}/models/iris/aliases/champion/invocations",
+        f"/t/{tenant}/models/iris/invocations",
+        f"/api/v1/models/{tenant}/iris/versions/1/invoke",
+        f"/t/{tenant}/models/iris-copy/invocations",
+    )
+    with running.https(secret) as client:
+        client.timeout = 300
+        for address in addresses:
+            answer = client.post(address, json={"dataframe_split": table})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["predictions"] == said["predicted"], address
+        tensor = {"name": "rows", "datatype": "FP64", "shape": [len(said["rows"]), 4]}
+        infer = {"inputs": [{**tensor, "data": said["rows"]}]}
+        refused_or_same = client.post(f"/t/{tenant}/v2/models/iris/infer", json=infer)
+        assert refused_or_same.status_code == 200, refused_or_same.text
+        data = refused_or_same.json()["outputs"][0]["data"]
+        assert data == said["predicted"]
+        shown = client.get(f"/api/v1/models/{tenant}/iris/versions/1").json()
+        assert shown["lineage"]["run"] == said["run_id"]
+
+
+def test_a_model_that_the_client_logs_is_registered_and_answers_as_in_mlflow(
+    running: RunningAppliance,
+) -> None:
+    secret = running.tenant("acme")
+    said = client_says(running, "acme", secret, sys.executable, *PINS.read_text().split())
+    require_all(running, "acme", secret, said)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(
+    not os.environ.get("APPLIANCE_TEST_MLFLOW"), reason="APPLIANCE_TEST_MLFLOW is not set"
+)
+def test_the_whole_of_mlflow_does_the_same_with_requirements_of_its_own_choice(
+    running: RunningAppliance, tmp_path: Path
+) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], check=True)
+    secret = running.tenant("whole")
+    require_all(running, "whole", secret, client_says(running, "whole", secret, str(python)))
