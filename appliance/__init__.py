@@ -30,6 +30,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     lineage    what a version was made from, as a graph   catalogue  what is registered already
     drift      how far inputs and answers are from a baseline, purely
     policy     who may do what                            auth    who is calling
+    steps      pipelines: what their file says, and what each step is given
     conventions  manifests of models that bring none: MLflow folders, ONNX, pickles, skops
     archive    the upload parser                          manifest  what a model declares
     egress     where models may connect to
@@ -43,7 +44,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     standing   the nouns of schedules, webhooks and deliveries
     tracked    the nouns of training runs
     batch_records  the nouns of batches
-    records    the nouns                                  clock, errors
+    records    the nouns                                  targets, clock, errors
 
 Read ``ARCHITECTURE.md`` for the numbered invariants and ``SECURITY-PROMISES.md`` for what is
 promised and which test proves it.

@@ -355,6 +355,15 @@ class CallLimitReached(GuestError):
     slug, status, title = "call-limit-reached", 502, "Too many calls below one call"
 
 
+class StepFailed(GuestError):
+    """A step of a pipeline could not be made: its model, or what it takes, is not there.
+
+    ``step`` names it. A step whose model fails has the problem of that model, and ``step`` too.
+    """
+
+    slug, status, title = "step-failed", 502, "A step of the pipeline failed"
+
+
 class ReplyTooLarge(GuestError):
     """The model's answer is larger than the version's reply limit; it was cut off."""
 

@@ -57,6 +57,8 @@ class Outcome:
     queue_us: int = 0
     load_us: int = 0
     compute_us: int = 0
+    steps: tuple[tuple[str, str, int], ...] = ()
+    """Of a pipeline: name, model and version of each step."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +100,13 @@ class Opening:
 class Below(Calls, Protocol):
     """The calls below one call, made in the name of whoever made it; see ``nested``."""
 
+    steps: tuple[tuple[str, str, int], ...]
+    """The steps that were made: name, model and version."""
+
+    async def conduct(self, request: Request) -> Reply:
+        """The answer of a version that is a pipeline."""
+        ...
+
     async def end(self) -> None:
         """Give up what still runs, and wait until it is on record."""
         ...
@@ -135,6 +144,7 @@ class _Course:
     started_ns: int = field(default_factory=clock.monotonic_ns)
     match: str = ""
     root: str = ""
+    steps: tuple[tuple[str, str, int], ...] = ()
     intent_seq: int = 0
     intent: Appended | None = None
     is_waiting: bool = False
@@ -333,6 +343,8 @@ class Invoker:
     async def _exchange(self, course: _Course, version: Version, request: Request) -> Reply:
         manifest, under = version.manifest, course.via.under
         above = under.line if under else None
+        if manifest.steps:
+            return await self._piped(course, version, request, Line(above=above))
         if not manifest.calls:
             line = Line(above=above) if above else None
             return await self._lent(course, version, request, line)
@@ -342,6 +354,18 @@ class Invoker:
             return await self._lent(course, version, replace(request, calls=below), line)
         finally:
             await asyncio.shield(below.end())
+
+    async def _piped(
+        self, course: _Course, version: Version, request: Request, line: Line
+    ) -> Reply:
+        below = self._opened(course, version, line)
+        request = self._begun(version, replace(request, calls=below), course.via)
+        try:
+            course.reply = await below.conduct(request)
+            course.steps = below.steps
+        finally:
+            await asyncio.shield(below.end())
+        return course.reply
 
     def _opened(self, course: _Course, version: Version, line: Line) -> Below:
         if self.opens is None:
@@ -497,6 +521,7 @@ def _outcome(course: _Course, version: Version, reply: Reply, seq: int) -> Outco
         audit_seq=seq,
         cold=course.cold,
         total_us=_elapsed_us(course.started_ns),
+        steps=course.steps,
         queue_us=course.queue_us,
         load_us=course.load_us,
         compute_us=reply.compute_us,
@@ -511,7 +536,7 @@ def _root_of(call_id: str, version: Version, via: Via) -> str:
     """The call that a call and those below it belong to; empty where there are none."""
     if via.under is not None:
         return via.under.root
-    return call_id if version.manifest.calls else ""
+    return call_id if version.manifest.calls or version.manifest.steps else ""
 
 
 def _parent_of(via: Via) -> str:

@@ -36,6 +36,7 @@ from appliance.errors import (
     UnsupportedMedia,
 )
 from appliance.records import (
+    LIVE,
     Alike,
     Artifact,
     Container,
@@ -176,24 +177,19 @@ class Lifecycle:
         parents = self._parents(tenant, declared, captured, may_see)
         early = await self._alike(tenant, model_name, declared, artifact)
         self._tell(early, may_see, progress, 0.1)
+        if declared.steps:
+            self._require_steps(tenant, model_name, declared, may_see)
+            return await self._store.registry.register_version(
+                tenant_id=tenant.id, model_name=model_name, manifest=declared, artifact=artifact,
+                runtime_digest="", parents=parents, alike=early, actor=principal_id,
+                number=promised.number if promised else 0)  # fmt: skip
         model_id = self._require_secrets(tenant, model_name, declared)
         runtime = images.require(self._data_dir, declared.runtime)
         if runtime.image is not None:
             images.require_servable(runtime, declared.container or Container())
         built = await self._build(runtime, declared, captured, progress)
         artifact = await self._compile(tenant, declared, artifact, built.key, progress)
-        draft = Version(
-            model_id=clock.new_id("try"),
-            tenant_id=tenant.id,
-            number=0,
-            manifest=declared,
-            artifact=artifact,
-            runtime_digest=runtime.digest,
-            deps_key=built.key,
-            lock=built.lock,
-            created_ns=clock.now_ns(),
-            created_by=principal_id,
-        )
+        draft = _draft(tenant, declared, artifact, runtime, built, principal_id)
         progress("try", "loading the model in a sandbox", 0.8)
         declared = await self._try(draft, model_id, model_name)
         for note in declared.notes[len(draft.manifest.notes) :]:
@@ -386,6 +382,36 @@ class Lifecycle:
             )
         return model.id if model else ""
 
+    def _require_steps(
+        self, tenant: Tenant, model_name: str, declared: Manifest, may_see: lineage.MaySee
+    ) -> None:
+        """Return if a pipeline's steps are there and none of them leads back to it.
+
+        Raises:
+            ManifestInvalid: one is not, or does.
+        """
+        snapshot = self._store.registry.snapshot
+        left = [(step.name, step.target) for step in declared.steps]
+        seen = set()
+        while left:
+            name, target = left.pop()
+            model = snapshot.model(tenant.id, target.model) if may_see(target.model) else None
+            if not target.number and target.model == model_name:
+                raise ManifestInvalid(f"pipeline.toml: step '{name}' leads back to the pipeline.")
+            number = target.number
+            if model is not None and not number:
+                alias = snapshot.alias(model.id, target.alias or LIVE)
+                number = alias.number if alias else 0
+            version = snapshot.version(model.id, number) if model is not None else None
+            if version is None or version.retired_ns:
+                raise ManifestInvalid(
+                    f"pipeline.toml: step '{name}' calls '{target}', which is not in service.",
+                    hint=f"appliance model list {tenant.name}",
+                )
+            if (version.model_id, number) not in seen:
+                seen.add((version.model_id, number))
+                left += [(name, step.target) for step in version.manifest.steps]
+
     def _require_modest(self, declared: Manifest, captured: Mapping[str, bytes]) -> None:
         """The appliance's own ceilings, and what GPUs there are."""
         manifest.require_modest(declared, captured, self._settings.sandbox)
@@ -419,3 +445,26 @@ async def _batched(chunks: AsyncIterator[bytes], size_bytes: int) -> AsyncIterat
             held.clear()
     if held:
         yield bytes(held)
+
+
+def _draft(
+    tenant: Tenant,
+    declared: Manifest,
+    artifact: Artifact,
+    runtime: images.Runtime,
+    built: dependencies.Built,
+    principal_id: str,
+) -> Version:
+    """A version of nothing, to try."""
+    return Version(
+        model_id=clock.new_id("try"),
+        tenant_id=tenant.id,
+        number=0,
+        manifest=declared,
+        artifact=artifact,
+        runtime_digest=runtime.digest,
+        deps_key=built.key,
+        lock=built.lock,
+        created_ns=clock.now_ns(),
+        created_by=principal_id,
+    )

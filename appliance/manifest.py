@@ -32,10 +32,10 @@ from appliance.records import (
     Manifest,
     Protocol,
     Resources,
-    target_from_text,
 )
 from appliance.sandbox.packages import PACKAGERS
 from appliance.sandbox.runtimes import RUNTIMES, known
+from appliance.targets import target_from_text
 from appliance.yaml_text import TextRefused, text_from_bytes
 
 FILE = "appliance.toml"
@@ -70,7 +70,9 @@ class _Resources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gpu_memory_mb: Annotated[int, Meta(ge=0, le=1024 * 1024)] = 0
 
 
-class _Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The ``[limits]`` table."""
+
     load_timeout_ms: Milliseconds = 60_000
     invoke_timeout_ms: Milliseconds = 30_000
     body_bytes_max: BodyBytes = 16 * _MB
@@ -145,7 +147,7 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     requirements: Annotated[str, Meta(pattern=r"^\w[\w.-]{0,100}$")] | tuple[Text, ...] = ()
     idle_timeout_s: Annotated[int, Meta(ge=0, le=86_400)] | None = None
     resources: _Resources = _Resources()
-    limits: _Limits = _Limits()
+    limits: Limits = Limits()
     lineage: _Lineage = _Lineage()
     tags: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]] = {}
     input_schema: dict[str, Any] | None = None
@@ -163,7 +165,7 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 TABLES: dict[str, type[Struct]] = {
     "": _File,
     "resources": _Resources,
-    "limits": _Limits,
+    "limits": Limits,
     "lineage": _Lineage,
     "container": _Container,
     "options": _Options,
@@ -203,7 +205,7 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
             f"{FILE} is larger than {_BYTES_MAX} bytes.",
             hint="It says how the model is run; put data into files of their own.",
         )
-    text, tree = _toml(raw)
+    text, tree = tree_from_toml(raw)
     try:
         file = msgspec.convert(tree, _File)
     except msgspec.ValidationError as error:
@@ -278,7 +280,8 @@ def require_modest(
             raise error
 
 
-def _toml(raw: bytes) -> tuple[str, dict[str, Any]]:
+def tree_from_toml(raw: bytes) -> tuple[str, dict[str, Any]]:
+    """Text and value of a manifest; ManifestInvalid where it is none."""
     try:
         text = text_from_bytes(raw)
         long_key = _LONG_KEY.search(text)
@@ -499,7 +502,7 @@ def place_of(captured: Mapping[str, bytes], package: str) -> str:
     files: tuple[str, ...] = ("requirements.txt", "conda.yaml", "environment.yml")
     packager = PACKAGERS["wheels"]
     if FILE in captured:
-        tree = _toml(captured[FILE])[1]
+        tree = tree_from_toml(captured[FILE])[1]
         language = RUNTIMES.get(str(tree.get("runtime")))
         if language is None or not language.packager:
             return ""

@@ -11,24 +11,29 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from appliance import clock, config
+from appliance import clock, config, steps
 from appliance.auth.recorded import principal_of
 from appliance.errors import (
     ApplianceError,
     CallLimitReached,
     CallUndeclared,
     Forbidden,
+    GuestError,
+    InvokeTimeout,
     NotFound,
+    ReplyTooLarge,
+    StepFailed,
     words_of,
 )
 from appliance.invoke import Invoker, Opening, Outcome, Tally, Under, Via
 from appliance.policy import NOT_FOUND, Policy, Principal
-from appliance.records import LIVE, Target, Version, target_from_text
+from appliance.records import LIVE, Version
 from appliance.room import Hold, Room
 from appliance.routing import Routing
-from appliance.sandbox.spec import Asked, Reply
+from appliance.sandbox.spec import Asked, Reply, Request
 from appliance.shadow import Answered, Shadows
 from appliance.store import Store
+from appliance.targets import Step, Target, target_from_text
 
 PARALLEL_MAX = 8
 _REFUSED_MAX = 64
@@ -62,6 +67,8 @@ class Outer:
         self._parts = parts
         self._opening = opening
         self._hold = Hold(parts.room, opening.version.tenant_id)
+        self.steps: tuple[tuple[str, str, int], ...] = ()
+        self._numbers: dict[str, int] = {}
         self._calls = 0
         self._depth = (under.depth if under else 0) + 1
         allowed = under.depth_max if under else parts.settings.depth_max
@@ -143,6 +150,76 @@ class Outer:
         if via.route_revision:
             self._repeat(call_id, model_id, revision, content_type, body, outcome)
         return outcome
+
+    async def conduct(self, request: Request) -> Reply:
+        """See ``invoke.Below``: every step as soon as what it takes is there.
+
+        Raises:
+            StepFailed: a step's model or a member is not there; a GuestError: a step's own.
+            InvokeTimeout: the pipeline's time was over.
+        """
+        declared = self._opening.version.manifest
+        known = {steps.INPUT: steps.Piece(content_type=request.content_type, body=request.body)}
+        try:
+            async with asyncio.timeout(request.timeout_ms / 1000):
+                await self._walk(declared.steps, known)
+                self.steps = tuple(
+                    (one.name, one.target.model, self._numbers[one.name]) for one in declared.steps
+                )
+                piece = await asyncio.to_thread(steps.body_of, "answer", declared.answer, known)
+        except TimeoutError as error:
+            limit_ms = request.timeout_ms
+            raise InvokeTimeout(
+                f"The pipeline took longer than {limit_ms} ms.", limit_ms=limit_ms
+            ) from error
+        if len(piece.body) > request.reply_bytes_max:
+            limit = request.reply_bytes_max
+            raise ReplyTooLarge(f"The answer is over {limit} bytes.", limit_bytes=limit)
+        return Reply(content_type=piece.content_type, body=piece.body, compute_us=0)
+
+    async def _walk(self, parts: tuple[Step, ...], known: dict[str, steps.Piece]) -> None:
+        """Make every step, those that do not wait for each other at once."""
+        tasks: dict[str, asyncio.Task[None]] = {}
+
+        async def make(step: Step) -> None:
+            for name in steps.needs_of(step.take) - {steps.INPUT}:
+                await asyncio.shield(tasks[name])
+            known[step.name] = await self._made(step, known)
+
+        for step in parts:
+            tasks[step.name] = asyncio.create_task(make(step))
+        try:
+            await asyncio.gather(*tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    async def _made(self, step: Step, known: dict[str, steps.Piece]) -> steps.Piece:
+        """What a step answers; its problem names it."""
+        piece = await asyncio.to_thread(steps.body_of, step.name, step.take, known)
+        try:
+            outcome = await self.make(step.target, content_type=piece.content_type, body=piece.body)
+            self.hold(len(outcome.reply))
+        except ApplianceError as error:
+            raise self._of_step(step, error) from error
+        self._numbers[step.name] = outcome.number
+        return steps.Piece(content_type=outcome.content_type, body=outcome.reply)
+
+    @staticmethod
+    def _of_step(step: Step, error: ApplianceError) -> ApplianceError:
+        """A step's problem as the pipeline's: the same if its model failed."""
+        if "step" in error.extensions:
+            return error
+        text = f"Step '{step.name}' ({step.target}): {error.detail}"
+        if not isinstance(error, GuestError):
+            return StepFailed(text, hint=error.hint, step=step.name, cause=error.slug)
+        error.detail = text
+        error.extensions["step"] = step.name
+        # The pipeline's own entry is what its caller is told of.
+        error.extensions["step_audit_seq"] = error.extensions.pop("audit_seq", 0)
+        error.extensions.pop("model_version", None)
+        return error
 
     async def end(self) -> None:
         """See ``invoke.Below``."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from appliance.errors import FieldError, InputInvalid
+from appliance.targets import Step
 
 NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 _NAME = re.compile(NAME_PATTERN)
@@ -138,32 +139,6 @@ class CallLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A model of the same tenant, by a version, an alias or neither: then its route or ``live``."""
-
-    model: str
-    number: int = 0
-    alias: str = ""
-
-    def __str__(self) -> str:
-        """The target as it is written: ``scorer``, ``scorer:3``, ``scorer@live``."""
-        if self.number:
-            return f"{self.model}:{self.number}"
-        return f"{self.model}@{self.alias}" if self.alias else self.model
-
-
-_TARGET = re.compile(r"([a-z0-9-]{1,63})(?::([1-9][0-9]{0,8})|@([a-z0-9-]{1,63}))?", re.ASCII)
-
-
-def target_from_text(text: str) -> Target | None:
-    """The target that a text names; ``None`` if it is none."""
-    match = _TARGET.fullmatch(text)
-    if match is None or not all(_NAME.match(name) for name in (match[1], match[3]) if name):
-        return None
-    return Target(model=match[1], number=int(match[2] or 0), alias=match[3] or "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
     """Where a version came from, in its owner's words; ``Version.parents`` is what they name."""
 
@@ -241,7 +216,8 @@ class Manifest:
     was declared, ``convention`` is what the appliance recognised and ``notes`` what it assumed.
     ``sample`` is the text of a body the model answered when it was registered. With ``check_input``
     a JSON body that breaks ``input_schema`` is refused before anything of the version runs.
-    ``calls`` are the models it may call: whoever is not named there, it cannot.
+    ``calls`` are the models it may call: whoever is not named there, it cannot. A version with
+    ``steps`` is a pipeline, which answers with ``answer`` of what they answered.
     """
 
     runtime: str
@@ -266,6 +242,8 @@ class Manifest:
     batch: Batching | None = None
     audit: AuditMode = "strict"
     calls: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    answer: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

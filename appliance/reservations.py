@@ -52,6 +52,8 @@ class Reservations:
             StateError, HostError: no sandbox can run now.
         Audit: reservation.set.
         """
+        if version.manifest.steps:
+            raise ReservationRefused("A pipeline has no sandbox; reserve those of its steps.")
         pool = self._pool()
         budget = budget_of(self._settings, pool)
 

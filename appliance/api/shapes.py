@@ -248,6 +248,7 @@ class VersionDoc(Document):
     ]
     secrets: Annotated[list[str], Meta(description="Names of the secrets it gets.")]
     calls: Annotated[list[str], Meta(description="Models of its tenant that it may call.")]
+    steps: Annotated[list[dict[str, Any]], Meta(description="The steps of a pipeline.")]
     isolation: str
     batch: Annotated[
         dict[str, Any] | None, Meta(description="How calls may be joined; null: they are not.")
@@ -531,6 +532,10 @@ def version_doc_from_version(
         sample=manifest.sample,
         secrets=list(manifest.secrets),
         calls=list(manifest.calls),
+        steps=[
+            {"name": one.name, "target": str(one.target), "take": one.take}
+            for one in manifest.steps
+        ],
         isolation=manifest.isolation,
         batch=msgspec.to_builtins(manifest.batch),
         audit=manifest.audit,

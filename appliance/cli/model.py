@@ -259,6 +259,11 @@ def _lines(document: dict[str, Any]) -> str:
             lines += [f"{name:<14} {one['text']}" for one in value]
         elif name == "parents" and value:
             lines += [f"{name:<14} {one['model']}@{one['version']}" for one in value]
+        elif name == "steps" and value:
+            lines.append(f"{name:<14} {len(value)}")
+            lines += [
+                f"{'':<14} {s['name']}: {s['target']} takes {json.dumps(s['take'])}" for s in value
+            ]
         elif value not in (None, "", [], {}):
             text = (
                 json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from appliance import manifest
+from appliance import manifest, steps
 from appliance.conventions import files as model_files
 from appliance.conventions import mlflow
 from appliance.errors import ManifestInvalid
@@ -53,6 +53,8 @@ def manifest_of(
     top = {path for path in paths if "/" not in path}
     if manifest.FILE in top:
         return manifest.parse(captured, imported)
+    if steps.FILE in top:
+        return steps.parse(captured)
     if mlflow.FILE in top:
         return mlflow.manifest_of(captured, top)
     if len(claims) > 1:

@@ -55,3 +55,18 @@ def test_a_model_calls_two_others_and_the_audit_log_shows_all_three(
     lines = text(running, "audit", "calls", request_id).splitlines()
     assert lines[1].startswith("demo/screener:1 ")
     assert lines[2].startswith("  demo/iris-scaler:1 ")
+
+
+def test_a_declared_pipeline_answers_as_the_whole_does(
+    running: RunningAppliance, parts: str
+) -> None:
+    made = cli(running, "model", "push", str(EXAMPLE / "pipeline"), f"{parts}/iris")
+    assert [one["target"] for one in made["steps"]] == ["iris-scaler:1", "iris-classifier@live"]
+    answer = json.loads(text(running, "model", "call", f"{parts}/iris", "--data", ROWS))
+    expected = json.loads((EXAMPLE / "expected.json").read_text())
+    assert answer["classes"] == expected["classes"]
+    for found, wanted in zip(answer["probabilities"], expected["probabilities"], strict=True):
+        assert found == pytest.approx(wanted, abs=1e-9)
+    assert "iris-classifier: iris-classifier@live takes" in text(
+        running, "model", "show", f"{parts}/iris:1"
+    )

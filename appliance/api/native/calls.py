@@ -257,12 +257,15 @@ def wait_from_header(preferred: str) -> float | None:
 
 
 def headers_of(context: Context, outcome: Outcome) -> tuple[tuple[str, str], ...]:
-    """Which version answered, where that is recorded, and whether such calls may be kept."""
-    found = ("model-version", str(outcome.number)), ("audit-seq", str(outcome.audit_seq))
+    """Which versions answered, where that is recorded, and whether such calls may be kept."""
+    found = [("model-version", str(outcome.number)), ("audit-seq", str(outcome.audit_seq))]
+    if outcome.steps:
+        text = ", ".join(f"{name}={model}:{number}" for name, model, number in outcome.steps)
+        found.append(("model-steps", text))
     sampling = context.snapshot.sampling(outcome.model_id)
-    if sampling is None:
-        return found
-    return *found, ("sampled-percent", f"{sampling.weight / 100:g}")
+    if sampling is not None:
+        found.append(("sampled-percent", f"{sampling.weight / 100:g}"))
+    return tuple(found)
 
 
 _MODEL = "/api/v1/models/{tenant}/{model}"
