@@ -21,7 +21,12 @@ from appliance.errors import Gone
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/(cmp_[0-9a-z]+)$")
 _ENDS = ("succeeded", "failed", "canceled")
-_TYPES = {".csv": "text/csv", ".ndjson": "application/x-ndjson", ".jsonl": "application/x-ndjson"}
+_TYPES = {
+    ".csv": "text/csv",
+    ".ndjson": "application/x-ndjson",
+    ".jsonl": "application/x-ndjson",
+    ".parquet": "application/vnd.apache.parquet",
+}
 TASKS = ("classification", "regression", "ranking", "other")
 
 
@@ -69,8 +74,8 @@ def compare(
 ) -> None:
     """Send a data set through versions: how they agree, how good they are, what they cost.
 
-    The data is CSV with a line of names, JSON or NDJSON. Rows go to each version in the form it
-    takes, in batches; nothing is changed, and every call is in the audit log.
+    The data is CSV with a line of names, JSON, NDJSON or Parquet. Rows go to each version in the
+    form it takes, in batches; nothing is changed, and every call is in the audit log.
     """
     targets = [reference(name) for name in names]
     tenants = {target.tenant for target in targets}

@@ -1,8 +1,9 @@
-"""A data set as rows: CSV with a line of names, JSON or NDJSON, within bounds.
+"""A data set as rows: CSV with a line of names, JSON, NDJSON or Parquet, within bounds.
 
 Owns: reading it, and telling the label and group of each row from what models are shown.
-Never: keeps parsed rows: each stays encoded until its turn; reads a file.
-Read next: ``answers`` (how rows reach a model), ``tables`` where other formats are.
+Never: keeps parsed rows: each stays encoded until its turn; reads a file; parses Parquet in this
+process (``tables`` does, in one without keys).
+Read next: ``answers`` (how rows reach a model), ``tables``.
 
     a,b,y                 [{"a": 1, "b": 2, "y": 0}]           {"records": [{...}]}
     1,2,0                 [[1, 2, 0]]                          {"rows": [[1, 2, 0]]}
@@ -11,6 +12,7 @@ Read next: ``answers`` (how rows reach a model), ``tables`` where other formats 
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,10 +21,13 @@ from typing import Any
 
 import msgspec
 
+from appliance import tables
 from appliance.errors import FieldError, InputInvalid, Malformed, TooLarge, UnsupportedMedia
 
 CSV, JSON, NDJSON = "text/csv", "application/json", "application/x-ndjson"
-MEDIA = (JSON, CSV, NDJSON)
+PARQUET = tables.MEDIA_TYPES["parquet"]
+MEDIA = (JSON, CSV, NDJSON, PARQUET)
+_BATCH_ROWS, _BATCH_BYTES = 2000, 4 * 1024 * 1024
 COLUMNS_MAX = 10_000
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
@@ -46,6 +51,30 @@ class Dataset:
         return [_decode(row) for row in self.rows[start:end]]
 
 
+async def dataset_from_body(
+    data: bytes, media_type: str, *, label: str = "", group: str = "", rows_max: int
+) -> Dataset:
+    """The data set of a body, Parquet included; the rest is as for ``dataset_from_bytes``."""
+    if media_type != PARQUET:
+        return await asyncio.to_thread(
+            dataset_from_bytes, data, media_type, label=label, group=group, rows_max=rows_max
+        )
+
+    async def read_at(offset: int, size: int) -> bytes:
+        return data[offset : offset + size]
+
+    rows: list[Sequence[Any]] = []
+    async with tables.opened(read_at, size_bytes=len(data), format="parquet") as table:
+        names = [name for name, _type in table.columns]
+        async for batch in table.batches(rows_max=_BATCH_ROWS, bytes_max=_BATCH_BYTES):
+            rows += (tuple(row.values()) for row in batch)
+            if len(rows) > rows_max:
+                break  # which is refused below
+    return await asyncio.to_thread(
+        dataset_from_rows, names, rows, label=label, group=group, rows_max=rows_max
+    )
+
+
 def dataset_from_bytes(
     data: bytes, media_type: str, *, label: str = "", group: str = "", rows_max: int
 ) -> Dataset:
@@ -53,7 +82,7 @@ def dataset_from_bytes(
 
     Args:
         data: the body.
-        media_type: one of ``MEDIA``.
+        media_type: one of ``MEDIA`` but Parquet.
         label: the column that says what is true; models are not shown it. Of rows without names
             the number of the column, from 1.
         group: the column whose equal values are ranked together; models are not shown it.

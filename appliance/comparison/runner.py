@@ -25,7 +25,7 @@ import msgspec
 from appliance import clock, config
 from appliance.comparison import passes
 from appliance.comparison.calls import Calls
-from appliance.comparison.dataset import Dataset, dataset_from_bytes
+from appliance.comparison.dataset import Dataset, dataset_from_body
 from appliance.comparison.record import (
     Comparison,
     bytes_from_comparison,
@@ -357,7 +357,7 @@ class Comparisons:
         """The report of a data set, as JSON."""
         name = f"{comparison.id}.{_DATA}"
         body = await self._shelf.get(comparison.tenant_id, name)
-        data = await asyncio.to_thread(self.read, comparison, body)
+        data = await self.read(comparison, body)
         heard = await passes.through_all(data, comparison, calls)
 
         def judge() -> bytes:
@@ -373,9 +373,9 @@ class Comparisons:
 
         return await asyncio.to_thread(judge)
 
-    def read(self, comparison: Comparison, data: bytes) -> Dataset:
-        """The rows of a comparison's data set. Blocking. Raises as ``dataset_from_bytes``."""
-        return dataset_from_bytes(
+    async def read(self, comparison: Comparison, data: bytes) -> Dataset:
+        """The rows of a comparison's data set. Raises as ``dataset_from_body``."""
+        return await dataset_from_body(
             data,
             comparison.media_type,
             label=comparison.label,

@@ -14,7 +14,8 @@ import pytest
 from inside import Inside, inside
 from scripted import ScriptedExecutor
 
-from appliance import config
+from appliance import config, tables
+from appliance.comparison.dataset import PARQUET
 from appliance.errors import ModelRaised
 
 COMPARE = "/api/v1/comparisons/acme"
@@ -331,3 +332,31 @@ async def test_json_and_ndjson_mean_the_same_as_csv(tmp_path: Path) -> None:
             ])  # fmt: skip
         assert all(one == reports[0] for one in reports)
         assert reports[0][0][1]["accuracy"] == 0.9
+
+
+async def test_a_parquet_file_is_a_data_set_like_any_other(tmp_path: Path) -> None:
+    columns = {"a": "BIGINT", "b": "BIGINT", "y": "BIGINT"}
+
+    async def rows() -> AsyncIterator[list[dict[str, Any]]]:
+        yield [{"a": n, "b": -n, "y": n % 2} for n in range(40)]
+
+    data = b"".join(
+        [piece async for piece in tables.written(rows(), columns=columns, into="parquet")]
+    )
+    async with stage(tmp_path) as (_, client):
+        for body, kind in ((data, PARQUET), (DATA, "text/csv")):
+            answer = await client.post(
+                COMPARE,
+                params={"models": "m:1,m:2", "label": "y"},
+                content=body,
+                headers={"Content-Type": kind},
+            )
+            assert answer.status_code == 202, answer.text
+            assert answer.json()["rows"] == 40
+        torn = await client.post(
+            COMPARE,
+            params={"models": "m:1,m:2"},
+            content=data[:-20],
+            headers={"Content-Type": PARQUET},
+        )
+        assert (torn.status_code, torn.json()["code"]) == (422, "input-invalid")

@@ -10,7 +10,6 @@ answers like one that does not exist.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import replace
 from typing import Annotated, Any
@@ -95,8 +94,8 @@ async def create_comparison(context: Context) -> Reply:
 
     `models` names them: `churn:3,churn:4`, `churn@live`, `churn` (its live version), of any models
     of this tenant that the caller may call. The body is the data set: CSV with a line of names,
-    JSON or NDJSON. What each version answers is compared with that of the others and, where `label`
-    names the column that says what is true, measured. Every call is on record, in the caller's
+    JSON, NDJSON or Parquet. What each version answers is compared with that of the others and,
+    where `label` names the column that says what is true, measured. Every call is on record, in the caller's
     name, with an id that begins with the comparison's.
     """
     request = context.request
@@ -128,7 +127,7 @@ async def create_comparison(context: Context) -> Reply:
         created_ns=clock.now_ns(),
         created_by=context.principal.id,
     )
-    found = await asyncio.to_thread(context.services.comparisons.read, asked, data)
+    found = await context.services.comparisons.read(asked, data)
     targets = tuple(_target(model, version, form, found) for model, version in versions)
     asked = replace(asked, targets=targets, rows=len(found.rows))
     return accepted(context, await context.services.comparisons.submit(asked, data))
