@@ -261,7 +261,7 @@ class Webhooks:
     destinations: Annotated[
         tuple[str, ...],
         _doc("Hosts webhooks may go to: names, '*.name', addresses, networks, '*'; empty: none."),
-    ] = ("*",)
+    ] = ()
     allow: Annotated[
         tuple[str, ...],
         _doc("Origins allowed although in the clear or at a special address: http://127.0.0.1:80."),

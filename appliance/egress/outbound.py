@@ -6,8 +6,9 @@ Never: connects, or follows what a server answers.
 Read next: ``addresses`` (what no name may lead to), ``appliance.webhooks`` (who sends).
 
 A tenant chooses the address and the appliance, which stands elsewhere in the network, goes there.
-So only https to ordinary addresses is allowed; what else there is in a company IT allows, origin by
-origin (``webhooks.allow``), and IT says which hosts there are at all (``webhooks.destinations``).
+So IT says which hosts there are (``webhooks.destinations``, none by default), as with models' egress,
+and only https to their ordinary addresses is allowed; what else there is in a company IT allows
+origin by origin (``webhooks.allow``).
 """
 
 from __future__ import annotations
@@ -121,8 +122,9 @@ class Outbound:
 
     def _require_place(self, place: Place) -> None:
         """What can be said before anything is looked up: a look-up itself tells somebody."""
-        if not any(rules.is_host_of(pattern, place.host) for pattern in self._hosts):
-            raise _denied(place, "destination", "webhooks.destinations does not name it")
+        is_named = any(rules.is_host_of(pattern, place.host) for pattern in self._hosts)
+        if not is_named and place.origin not in self._allowed:
+            raise _denied(place, "destination", "IT names no such host in webhooks.destinations")
         if place.scheme != "https" and place.origin not in self._allowed:
             raise _denied(place, "cleartext", "only https is allowed")
 

@@ -48,6 +48,7 @@ def hosts(tmp_path: Path) -> Path:
 
 
 def guard(hosts: Path, **settings: Any) -> Outbound:
+    settings = {"destinations": ("*",), **settings}
     return Outbound(config.Webhooks(**settings), Resolver(str(hosts)))
 
 
@@ -55,6 +56,15 @@ async def refused(outbound: Outbound, url: str) -> str:
     with pytest.raises(EgressDenied) as caught:
         await outbound.addresses(place_from_url(url), 5.0)
     return str(caught.value.extensions["reason"])
+
+
+async def test_nothing_is_reached_that_nobody_named(hosts: Path) -> None:
+    hosts.write_text("192.0.2.1 hooks.test\n")
+    by_default = Outbound(config.Webhooks(), Resolver(str(hosts)))
+    assert await refused(by_default, "https://hooks.test/") == "destination"
+    one = Outbound(config.Webhooks(allow=("https://hooks.test",)), Resolver(str(hosts)))
+    assert await one.addresses(place_from_url("https://hooks.test/a"), 5.0) == ("192.0.2.1",)
+    assert await refused(one, "https://other.test/") == "destination"
 
 
 @pytest.mark.parametrize("address", NAMES)
@@ -142,7 +152,9 @@ async def test_a_name_it_does_not_allow_is_not_even_looked_up(
 
 @asynccontextmanager
 async def stage(folder: Path, **settings: Any) -> AsyncIterator[tuple[Inside, Any]]:
-    async with inside(folder, webhooks=settings, hosts_file=str(folder / "hosts")) as it:
+    async with inside(
+        folder, webhooks={"destinations": ("*",)} | settings, hosts_file=str(folder / "hosts")
+    ) as it:
         await it.tenant("acme")
         await it.version("acme", "echo")
         async with it.client(await it.key("acme")) as client:

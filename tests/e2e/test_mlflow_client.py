@@ -91,6 +91,7 @@ def require_all(running: RunningAppliance, tenant: str, secret: str, said: dict[
         assert shown["lineage"]["run"] == said["run_id"]
 
 
+@pytest.mark.timeout(900)  # its requirements are installed
 def test_a_model_that_the_client_logs_is_registered_and_answers_as_in_mlflow(
     running: RunningAppliance,
 ) -> None:

@@ -95,8 +95,8 @@ async def create_comparison(context: Context) -> Reply:
     `models` names them: `churn:3,churn:4`, `churn@live`, `churn` (its live version), of any models
     of this tenant that the caller may call. The body is the data set: CSV with a line of names,
     JSON, NDJSON or Parquet. What each version answers is compared with that of the others and,
-    where `label` names the column that says what is true, measured. Every call is on record, in the caller's
-    name, with an id that begins with the comparison's.
+    where `label` names the column that says what is true, measured. Every call is on record,
+    in the caller's name, with an id that begins with the comparison's.
     """
     request = context.request
     limits = context.services.comparisons.settings
