@@ -30,7 +30,8 @@ DEADLINE_S = 60
 
 
 class Other:
-    """The other models: ``echo`` answers at once, ``slow`` never, ``no`` is refused."""
+    """The other models: ``echo`` answers at once, ``slow`` never, ``second`` once
+    another is open, ``no`` is refused."""
 
     def __init__(self) -> None:
         self.parallel_max = 3
@@ -58,6 +59,8 @@ class Other:
                 raise Forbidden("you may not")
             if asked.target == "crash":
                 raise RuntimeError("a secret of the host")
+            while asked.target == "second" and self.open < 2:
+                await asyncio.sleep(0.01)
             await asyncio.sleep(600 if asked.target == "slow" else 0.01)
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -171,7 +174,7 @@ async def test_a_call_left_open_ends_with_its_request_and_the_next_is_not_confus
         "        kept['said'] = str(error)\n"
         "thread = threading.Thread(target=ask)\n"
         "thread.start()\n"
-        "call('echo', 1)\n"
+        "call('second', 1)\n"
         "kept['thread'], answer = thread, 'done'"
     )
     async with talk() as it:
