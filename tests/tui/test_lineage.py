@@ -44,7 +44,7 @@ async def test_a_version_shows_what_it_was_made_from_and_became(world, console, 
     world.replies["GET", f"{PATH}/lineage"] = (200, GRAPH)
     async with console(goto="version risk fraud 1") as pilot:
         await tools.until(pilot, lambda: "old@4 has the same files" in tools.screen_text(pilot))
-        await pilot.press("left_square_bracket")
+        await pilot.press("left_square_bracket", "left_square_bracket")  # drift is the last
         await tools.until(pilot, lambda: "became" in tools.screen_text(pilot))
         lines = [line.strip() for line in tools.screen_text(pilot).split("\n")]
         at = lines.index("made from")
@@ -69,7 +69,7 @@ async def test_a_version_whose_lineage_cannot_be_had_shows_what_it_declares(worl
     world.replies["GET", f"{PATH}/lineage"] = (503, "draining")
     async with console(goto="version risk fraud 1") as pilot:
         await tools.until(pilot, lambda: "old@4 has the same files" in tools.screen_text(pilot))
-        await pilot.press("left_square_bracket")
+        await pilot.press("left_square_bracket", "left_square_bracket")  # drift is the last
         await tools.until(pilot, lambda: "bert of elsewhere" in tools.screen_text(pilot))
 
 
