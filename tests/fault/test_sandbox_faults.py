@@ -36,7 +36,7 @@ pytestmark = [
 ]
 in_one_loop = pytest.mark.asyncio(loop_scope="session")
 ROUNDS = 4
-# Podman, killed while it makes or removes a container, leaves a few names of it, and no more.
+# Podman, killed while it makes a container, leaves runc's note of it, three names: no process.
 SLACK = {"handles": 2 * len(os.sched_getaffinity(0)) + 16, "run_entries": 8 + 4 * ROUNDS}
 
 

@@ -82,7 +82,7 @@ def test_a_mistyped_command_line_ends_with_64_and_says_where_help_is(arguments, 
 
 def test_a_mistyped_verb_gets_the_nearest_one(capsys):
     cli.main(["modle"])
-    assert "Did you mean model?" in capsys.readouterr().err
+    assert "Did you mean model" in capsys.readouterr().err
     cli.main(["audit", "verfy"])
     assert "Did you mean verify" in capsys.readouterr().err
 
