@@ -6,9 +6,9 @@ Never: connects, or follows what a server answers.
 Read next: ``addresses`` (what no name may lead to), ``appliance.webhooks`` (who sends).
 
 A tenant chooses the address and the appliance, which stands elsewhere in the network, goes there.
-So IT says which hosts there are (``webhooks.destinations``, none by default), as with models' egress,
-and only https to their ordinary addresses is allowed; what else there is in a company IT allows
-origin by origin (``webhooks.allow``).
+So IT says which hosts there are (``webhooks.destinations``, none by default, as with models), and
+only https to their ordinary addresses is allowed; what else there is in a company IT allows origin
+by origin (``webhooks.allow``).
 """
 
 from __future__ import annotations
