@@ -111,9 +111,11 @@ def limits_of(pid: int) -> dict[str, int]:
 
 
 def pin(pid: int, cores: Collection[int], niceness: int) -> None:
-    """Bind a process to some cores and lower its priority."""
+    """Bind a process to some cores and lower its priority; one that is lower already stays so."""
     os.sched_setaffinity(pid, cores)
-    os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    # Nobody but root may raise it again, which an appliance that was started nice would have to.
+    own = os.getpriority(os.PRIO_PROCESS, pid)
+    os.setpriority(os.PRIO_PROCESS, pid, max(own, niceness))
 
 
 def kill(pidfd: int) -> None:

@@ -145,6 +145,14 @@ def child() -> Iterator[int]:
     process.wait()
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may raise a priority")
+def test_a_process_that_was_started_nice_keeps_its_priority(child: int) -> None:
+    cores = os.sched_getaffinity(child)
+    kernel.pin(child, cores, 15)
+    kernel.pin(child, cores, 5)
+    assert os.getpriority(os.PRIO_PROCESS, child) == 15
+
+
 def container(root: Path, pid: int, **files: str) -> Path:
     """What the kernel shows of a container's cgroup v2, recorded: its folder."""
     place = "system.slice/appliance.service/libpod-0a1b"
