@@ -16,11 +16,10 @@ from typing import Any
 
 import click
 
-from appliance.cli.client import Client, problem_from_document, segment
+from appliance.cli.client import Client, require_succeeded, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.output import Advance
 from appliance.cli.reference import reference
-from appliance.errors import Gone
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/(batch_[0-9a-z]+)$")
 _ENDS = ("succeeded", "failed", "canceled")
@@ -114,7 +113,7 @@ def run(context: Context, /, name: str, data: Path, out: Path, **plan: Any) -> N
             document = _submit(client, name, data, {**plan, "into": into}, advance)
             context.output.say(f"appliance batch show {_place(document)}")
             document = _wait(client, document, advance)
-        _require_succeeded(document)
+        require_succeeded(document, "batch")
         _fetch(client, document, out)
     context.output.data(document, f"{_place(document)}  {document['rows']} rows scored to {out}")
 
@@ -254,13 +253,6 @@ def _wait(client: Client, document: dict[str, Any], advance: Advance) -> dict[st
         time.sleep(_POLL_S)
         document = client.get(document["urls"]["get"])
     return document
-
-
-def _require_succeeded(document: dict[str, Any]) -> None:
-    if document["error"]:
-        raise problem_from_document(document["error"])
-    if document["status"] == "canceled":
-        raise Gone(f"The batch {_place(document)} was cancelled.")
 
 
 def _fetch(client: Client, document: dict[str, Any], out: Path | None) -> None:

@@ -24,6 +24,7 @@ from appliance.errors import (
     ConfigInvalid,
     FieldError,
     Forbidden,
+    Gone,
     GuestError,
     NotRunning,
     problem_classes,
@@ -157,6 +158,19 @@ class Client:
         return NotRunning(
             f"No appliance answers at {self.address} ({text}).", hint="appliance serve"
         )
+
+
+def require_succeeded(document: Mapping[str, Any], noun: str) -> None:
+    """Return unless what was submitted failed or was cancelled: its problem is the command's.
+
+    Args:
+        document: of a job, a batch or a comparison.
+        noun: which of these.
+    """
+    if document["error"]:
+        raise problem_from_document(document["error"])
+    if document["status"] == "canceled":
+        raise Gone(f"The {noun} {document['tenant']}/{document['id']} was cancelled.")
 
 
 def problem_from_document(document: Mapping[str, Any], *, status: int = 500) -> ApplianceError:

@@ -13,11 +13,10 @@ from typing import Any
 
 import click
 
-from appliance.cli.client import Client, problem_from_document, segment
+from appliance.cli.client import Client, require_succeeded, segment
 from appliance.cli.context import Command, Context, Group, pass_context
 from appliance.cli.output import cell_text
 from appliance.cli.reference import Reference, body_of, reference
-from appliance.errors import Gone
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/(cmp_[0-9a-z]+)$")
 _ENDS = ("succeeded", "failed", "canceled")
@@ -124,10 +123,7 @@ def _followed(context: Context, client: Client, document: dict[str, Any]) -> dic
 
 def _show_end(context: Context, document: dict[str, Any]) -> None:
     context.output.data(document, text_of(document))
-    if document["error"]:
-        raise problem_from_document(document["error"])
-    if document["status"] == "canceled":
-        raise Gone(f"The comparison {document['tenant']}/{document['id']} was cancelled.")
+    require_succeeded(document, "comparison")
 
 
 @click.group(

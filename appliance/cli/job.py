@@ -14,10 +14,9 @@ from typing import Any
 
 import click
 
-from appliance.cli.client import Client, problem_from_document, segment
+from appliance.cli.client import Client, require_succeeded, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.model import body_of, reference
-from appliance.errors import Gone
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/(job_[0-9a-z]+)$")
 _ENDS = ("succeeded", "failed", "canceled")
@@ -213,10 +212,7 @@ def _show_end(context: Context, document: dict[str, Any]) -> None:
     """Print how the job stands; a problem of the job is a problem of the command."""
     place = f"{document['tenant']}/{document['id']}"
     context.output.data(document, _lines(document))
-    if document["error"]:
-        raise problem_from_document(document["error"])
-    if document["status"] == "canceled":
-        raise Gone(f"The job {place} was cancelled.")
+    require_succeeded(document, "job")
     if document["status"] == "succeeded":
         context.output.say(f"appliance job output {place}")
 

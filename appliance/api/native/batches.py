@@ -168,7 +168,7 @@ async def list_batches(context: Context) -> Reply:
     found = [
         batch
         for batch in reversed(context.snapshot.batches(context.tenant.id))
-        if _is_visible(context, batch)
+        if jobs.is_visible(context, batch.created_by)
         and query.get("status") in (None, batch.status)
         and query.get("model") in (None, _model_name(context, batch))
     ]
@@ -218,13 +218,9 @@ async def _pass_on(first: bytes, rest: AsyncGenerator[bytes], write: Write) -> N
 
 def _batch(context: Context) -> Batch:
     batch = context.services.batches.find(context.tenant.id, context.request.params["batch"])
-    if batch is None or not _is_visible(context, batch):
+    if batch is None or not jobs.is_visible(context, batch.created_by):
         raise wire.not_found()
     return batch
-
-
-def _is_visible(context: Context, batch: Batch) -> bool:
-    return jobs.is_owner(context) or batch.created_by == context.principal.id
 
 
 def _model_name(context: Context, batch: Batch) -> str:

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from appliance import clock, wire
 from appliance.api.dispatch import Context
+from appliance.api.native import jobs
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Document, Time
 from appliance.comparison import answers
@@ -147,7 +148,7 @@ async def list_comparisons(context: Context) -> Reply:
     limit = context.request.int_query("limit", default=100, low=1, high=_LIMIT_MAX)
     await context.services.comparisons.taken_up()
     every = context.services.comparisons.all(context.tenant.id)
-    seen = [one for one in reversed(every) if _is_visible(context, one)]
+    seen = [one for one in reversed(every) if jobs.is_visible(context, one.created_by)]
     return json_reply(ComparisonList(items=[_brief(context, one) for one in seen[:limit]]))
 
 
@@ -229,23 +230,15 @@ async def _comparison(context: Context) -> Comparison:
     await context.services.comparisons.taken_up()
     name = context.request.params["comparison"]
     found = context.services.comparisons.find(context.tenant.id, name)
-    if found is None or not _is_visible(context, found):
+    if found is None or not jobs.is_visible(context, found.created_by):
         raise wire.not_found()
     return found
-
-
-def _is_owner(context: Context) -> bool:
-    return context.principal.kind == "peer" or context.principal.role == "owner"
-
-
-def _is_visible(context: Context, comparison: Comparison) -> bool:
-    return _is_owner(context) or comparison.created_by == context.principal.id
 
 
 async def _document(context: Context, comparison: Comparison) -> ComparisonDoc:
     document = _brief(context, comparison)
     report = await context.services.comparisons.report(comparison)
-    if report is not None and not _is_owner(context):
+    if report is not None and not jobs.is_owner(context):
         report.worst = []
     if isinstance(report, ReplayReport):
         document.replay = report
@@ -294,7 +287,7 @@ def _problem(context: Context, comparison: Comparison) -> dict[str, Any] | None:
     if issubclass(cls, GuestError):
         more["stderr"] = tuple(kept["stderr"])
     error = cls(kept["detail"], **more)
-    return wire.problem_document(error, comparison.id, is_owner=_is_owner(context))
+    return wire.problem_document(error, comparison.id, is_owner=jobs.is_owner(context))
 
 
 _COMPARISONS = "/api/v1/comparisons/{tenant}"

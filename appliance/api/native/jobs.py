@@ -162,7 +162,7 @@ async def list_jobs(context: Context) -> Reply:
     found = [
         job
         for job in reversed(context.snapshot.jobs(context.tenant.id))
-        if _is_visible(context, job)
+        if is_visible(context, job.created_by)
         and status in (None, job.status)
         and model in (None, _model_name(context, job))
     ]
@@ -251,7 +251,7 @@ async def _pass_on(first: bytes, rest: AsyncIterator[bytes], write: Write) -> No
 
 def _job(context: Context) -> Job:
     job = context.services.jobs.find(context.tenant.id, context.request.params["job"])
-    if job is None or not _is_visible(context, job):
+    if job is None or not is_visible(context, job.created_by):
         raise wire.not_found()
     return job
 
@@ -261,8 +261,9 @@ def is_owner(context: Context) -> bool:
     return context.principal.kind == "peer" or context.principal.role == "owner"
 
 
-def _is_visible(context: Context, job: Job) -> bool:
-    return is_owner(context) or job.created_by == context.principal.id
+def is_visible(context: Context, created_by: str) -> bool:
+    """Whether the caller may see what somebody of its tenant made: an owner all, others theirs."""
+    return is_owner(context) or created_by == context.principal.id
 
 
 def _model_name(context: Context, job: Job) -> str:
