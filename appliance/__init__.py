@@ -39,6 +39,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     room       memory of bodies and answers on their way
     store      sealed ledger, DuckDB projection, blobs    sandbox rootless Podman
     tables     strangers' tables, parsed in a child without keys
+    followers  who waits until something changes          job_queue  which job runs next
     events     the closed list of audit events            config, metrics
     signing    signatures of what leaves                  tarstream  tar, read strictly
     standing   the nouns of schedules, webhooks and deliveries

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from appliance.records import Blob, JobStatus
+from appliance.records import Blob, JobStatus, Version
 
 BatchForm = Literal["records", "rows", "columns", "list"]
 
@@ -48,11 +48,39 @@ class BatchPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchWish:
+    """What a caller asks for; what else there is of it is said at ``Batch``.
+
+    ``version`` scores the rows, ``target`` is how the caller named it. ``plan.source`` is empty
+    where the table's ``media_type``, the ``name`` of its file or its first bytes say it.
+    """
+
+    principal_id: str
+    version: Version
+    plan: BatchPlan
+    target: str = ""
+    media_type: str = ""
+    name: str = ""
+    idempotency_key: str = ""
+    webhook: str = ""
+    webhook_events: tuple[str, ...] = ()
+    taken_from: str = ""
+    put_into: str = ""
+    scheduled_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """A table that a version scores row by row; ``input`` begins with ``id``.
 
     ``columns`` are name and type of the input's, ``rows`` how many it has. ``parts`` are in no
     order. ``problem`` is why it failed, as a job keeps it.
+
+    ``idempotency_key`` is the caller's, and ``request_digest`` tells requests with one key apart.
+    ``webhook`` and ``webhook_events`` are where its caller is told of it, and of what.
+    ``taken_from`` and ``put_into`` are files in folders that IT declared, ``NAME/path``: where the
+    table was read, and where the output is written once every row has its result.
+    ``scheduled_by`` is the schedule that submitted it.
     """
 
     id: str
@@ -70,3 +98,20 @@ class Batch:
     ended_ns: int = 0
     parts: tuple[BatchPart, ...] = ()
     problem: dict[str, Any] | None = None
+    idempotency_key: str = ""
+    request_digest: str = ""
+    webhook: str = ""
+    webhook_events: tuple[str, ...] = ()
+    taken_from: str = ""
+    put_into: str = ""
+    scheduled_by: str = ""
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that have a result."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def rows_failed(self) -> int:
+        """Rows that have an error instead of a result."""
+        return sum(part.failed for part in self.parts)

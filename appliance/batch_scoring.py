@@ -81,8 +81,8 @@ class Room(Protocol):
         """One call less."""
         ...
 
-    def tell(self, batch_id: str) -> None:
-        """A batch is further than it was."""
+    def advanced(self, batch_id: str, part: BatchPart) -> None:
+        """A batch has these results more."""
         ...
 
 
@@ -101,7 +101,7 @@ class Scoring:
         batch = run.batch
         done = sorted((part.row, part.row + part.rows) for part in batch.parts)
         row = _first_missing(done)
-        run.rows_before = sum(part.rows for part in batch.parts)
+        run.rows_before = batch.rows_done
         run.began_ns = clock.monotonic_ns()
         limit = run.version.manifest.limits.body_bytes_max // 2
         bytes_max = max(_READ_BYTES_MIN, min(limit, _READ_BYTES_MAX))
@@ -135,7 +135,7 @@ class Scoring:
             )
             event = BatchAdvanced(batch_id=run.batch.id, part=part)
             await self.patiently(partial(self._advance, run.batch, event))
-            self._room.tell(run.batch.id)
+            self._room.advanced(run.batch.id, part)
         finally:
             self._room.give_back(run)
 

@@ -17,31 +17,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from appliance import batch_rows, clock, config, tables
-from appliance.batch_records import Batch, BatchPlan
+from appliance.batch_records import Batch, BatchPart, BatchWish
 from appliance.batch_scoring import Joined, Run, Scoring
 from appliance.errors import (
     ApplianceError,
-    AuditUnavailable,
-    CapacityExhausted,
-    DiskFull,
     Draining,
     HostError,
+    IdempotencyKeyReused,
     InputInvalid,
-    InvokeTimeout,
     JobUnfinished,
     NotFound,
-    OutOfMemory,
-    PodmanUnavailable,
     QuotaExceeded,
-    ReplyTooLarge,
-    TooLarge,
+    StateError,
+    kept_problem,
 )
 from appliance.events import (
     BatchEnded,
@@ -50,28 +48,23 @@ from appliance.events import (
     BatchStarted,
     Event,
 )
+from appliance.followers import Followers
 from appliance.invoke import Invoker
-from appliance.jobs import Jobs, kept_problem
-from appliance.records import (
-    JOB_ENDS,
-    Version,
-)
+from appliance.jobs import Jobs
+from appliance.metrics import Metrics
+from appliance.records import JOB_ENDS
 from appliance.sandbox.pool import Pool
 from appliance.store import Store
 from appliance.store.batches import blobs_of_batch, head_of_table
 
 _log = logging.getLogger(__name__)
 _ACTOR = "appliance"
-_JSON = "application/json"
+_LABEL = "batch-request"
 _TICK_S = 1.0
 _SWEEP_S = 30.0
 _SWEEP_MAX = 20
-_RETRY_S_MAX = 30.0
 _DRIVERS_MAX = 8
-_BATCH_BYTES_MAX = 8 * 1024 * 1024
-_BATCH_BYTES_MIN = 64 * 1024
-_HOLDING = (CapacityExhausted, Draining, DiskFull, PodmanUnavailable, AuditUnavailable)
-_TOO_MUCH = (TooLarge, ReplyTooLarge, InvokeTimeout, OutOfMemory)
+_Record = Callable[[Batch, Callable[[], list[Event]]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +91,7 @@ class Batches:
         jobs: Jobs,
         pool: Callable[[], Pool],
         settings: config.Jobs,
+        metrics: Metrics,
     ) -> None:
         """Make it; ``run`` runs it.
 
@@ -107,17 +101,19 @@ class Batches:
             jobs: with whom the sandboxes for jobs are shared.
             pool: returns the pool, or raises the problem that keeps sandboxes away.
             settings: limits of jobs, which hold for batches too.
+            metrics: counts rows and ends.
         """
         self._store = store
         self._scoring = Scoring(store, invoker, self, wait_s_max=settings.wait_s_max)
         self._jobs = jobs
         self._pool = pool
         self._settings = settings
+        self._metrics = metrics
         self._runs: dict[str, Run] = {}
         self._calls = 0
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._followers = Followers()
         self.is_draining = False
         jobs.beside = lambda: self._calls
 
@@ -125,25 +121,20 @@ class Batches:
 
     async def submit(
         self,
-        *,
-        principal_id: str,
-        version: Version,
-        plan: BatchPlan,
+        wish: BatchWish,
         pieces: AsyncIterator[bytes],
-        media_type: str,
-        name: str = "",
-    ) -> Batch:
-        """A batch that will score the rows of a table.
+        *,
+        also: Callable[[Batch], list[Event]] = lambda _batch: [],
+    ) -> tuple[Batch, bool]:
+        """A batch that will score the rows of a table, and whether it is a new one.
 
         Args:
-            principal_id: who asks; the calls are made and recorded in this name.
-            version: what scores them.
-            plan: how; its ``source`` is found out where it is empty.
+            wish: what is asked for; the calls are made and recorded in its principal's name.
             pieces: the table's bytes.
-            media_type: what the caller says it is.
-            name: of its file, for its extension.
+            also: what is recorded in one unit with a new batch; may refuse it.
 
         Raises:
+            IdempotencyKeyReused: the key came with another request.
             InputInvalid: it is no table, or has no rows.
             UnsupportedMedia: it is not clear what it is.
             QuotaExceeded: the tenant has as many unfinished batches as it may.
@@ -152,37 +143,98 @@ class Batches:
         """
         if self.is_draining:
             raise Draining("The appliance is shutting down; it takes on no more batches.")
-        self._require_room(version.tenant_id)
+        tenant_id, hashed = wish.version.tenant_id, hashlib.sha256()
+        if self._known(tenant_id, wish.principal_id, wish.idempotency_key):
+            async for piece in pieces:
+                hashed.update(piece)
+            known = self._repeated(wish, self._digest(wish, hashed.digest()))
+            if known is not None:
+                return known, False
+            raise StateError("What this Idempotency-Key stood for was removed just now.")
+        self._require_room(tenant_id)
         batch_id = clock.new_id("batch")
         head = b""
-        async with self._store.blobs.writer(version.tenant_id) as writer:
+        async with self._store.blobs.writer(tenant_id) as writer:
             await writer.write(head_of_table(batch_id))
             async for piece in pieces:
                 head = (head + piece[: tables.HEAD_BYTES])[: tables.HEAD_BYTES]
+                if wish.idempotency_key:
+                    hashed.update(piece)
                 await writer.write(piece)
-            source = plan.source or tables.format_of(name=name, media_type=media_type, head=head)
+            source = wish.plan.source or tables.format_of(
+                name=wish.name, media_type=wish.media_type, head=head
+            )
             blob = await writer.commit()
         batch = Batch(
             id=batch_id,
-            tenant_id=version.tenant_id,
-            model_id=version.model_id,
-            number=version.number,
-            plan=replace(plan, source=tables.require_format(source)),
+            tenant_id=tenant_id,
+            model_id=wish.version.model_id,
+            number=wish.version.number,
+            plan=replace(wish.plan, source=tables.require_format(source)),
             input=blob,
             columns=(),
             rows=0,
             created_ns=clock.now_ns(),
-            created_by=principal_id,
+            created_by=wish.principal_id,
+            idempotency_key=wish.idempotency_key,
+            request_digest=self._digest(wish, hashed.digest()),
+            webhook=wish.webhook,
+            webhook_events=wish.webhook_events,
+            taken_from=wish.taken_from,
+            put_into=wish.put_into,
+            scheduled_by=wish.scheduled_by,
         )
+        return await self._take_on(wish, batch, also)
+
+    async def _take_on(
+        self, wish: BatchWish, batch: Batch, also: Callable[[Batch], list[Event]]
+    ) -> tuple[Batch, bool]:
+        """Record a batch whose table is written; of equal ones with one key the first is it."""
+        known: Batch | None = None
         try:
             batch = await self._looked_at(batch)
-            event = BatchQueued(batch=batch)
-            await self._change(batch, partial(_only, event), principal_id)
+
+            def make() -> list[Event]:
+                nonlocal known
+                known = self._repeated(wish, batch.request_digest)
+                if known is not None:
+                    return []
+                self._require_room(batch.tenant_id)
+                return [BatchQueued(batch=batch), *also(batch)]
+
+            await self._change(batch, make, wish.principal_id)
         except ApplianceError:
-            await self._store.blobs.discard(version.tenant_id, {blob.id})
+            await self._store.blobs.discard(batch.tenant_id, {batch.input.id})
             raise
+        if known is not None:
+            await self._store.blobs.discard(batch.tenant_id, {batch.input.id})
+            return known, False
         self._wake.set()
-        return batch
+        return batch, True
+
+    def _digest(self, wish: BatchWish, table: bytes) -> str:
+        """What tells requests with one key apart; ``table`` is the digest of what was sent."""
+        plan, named = wish.plan, (wish.taken_from, wish.put_into)
+        asked = (wish.version.model_id, wish.target, wish.media_type, plan, named)
+        text = msgspec.json.encode(asked) + b"\0" + (b"" if wish.taken_from else table)
+        return self._store.keyring.digest(wish.version.tenant_id, _LABEL, text)
+
+    def _known(self, tenant_id: str, principal_id: str, key: str) -> Batch | None:
+        """The batch that an idempotency key of this principal stands for already."""
+        batches = self._store.registry.snapshot.batches(tenant_id) if key else ()
+        named = (b for b in batches if (b.created_by, b.idempotency_key) == (principal_id, key))
+        return next(named, None)
+
+    def _repeated(self, wish: BatchWish, digest: str) -> Batch | None:
+        """The same, if it is of the same request."""
+        known = self._known(wish.version.tenant_id, wish.principal_id, wish.idempotency_key)
+        if known is not None and known.request_digest != digest:
+            raise IdempotencyKeyReused(
+                "This Idempotency-Key came with another request before.",
+                hint="use a new key for a new request",
+                batch=known.id,
+            )
+        return known
 
     async def _looked_at(self, batch: Batch) -> Batch:
         async with self._scoring.table(batch) as table:
@@ -196,7 +248,7 @@ class Batches:
 
     def progress(self, batch: Batch) -> Progress:
         """How far a batch is."""
-        done = sum(part.rows for part in batch.parts)
+        done = batch.rows_done
         rate, run = 0.0, self._runs.get(batch.id)
         if run is not None and run.began_ns and done > run.rows_before:
             rate = (done - run.rows_before) * 1e9 / (clock.monotonic_ns() - run.began_ns)
@@ -205,7 +257,7 @@ class Batches:
         is_going = batch.status == "processing" and rate
         return Progress(
             rows_done=done,
-            rows_failed=sum(part.failed for part in batch.parts),
+            rows_failed=batch.rows_failed,
             rows_per_s=rate,
             eta_s=(batch.rows - done) / rate if is_going else None,
         )
@@ -220,24 +272,13 @@ class Batches:
             run.is_canceled = True
             run.task.cancel()
             await asyncio.wait([run.task])
-        await self._change(batch, self._ending(batch, "canceled", None), actor)
-        self.tell(batch.id)
+        await self._end(batch, "canceled", None, partial(self._change, actor=actor))
         return self.find(batch.tenant_id, batch.id) or batch
 
     async def changed(self, batch: Batch, timeout_s: float) -> Batch | None:
         """The batch once it is other than given, or as it is after a time."""
-        event = asyncio.Event()
-        self._watchers.setdefault(batch.id, set()).add(event)
-        try:
-            if self.find(batch.tenant_id, batch.id) == batch and not self.is_draining:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout_s):
-                        await event.wait()
-        finally:
-            self._watchers[batch.id].discard(event)
-            if not self._watchers[batch.id]:
-                del self._watchers[batch.id]
-        return self.find(batch.tenant_id, batch.id)
+        look = partial(self.find, batch.tenant_id, batch.id)
+        return await self._followers.changed(batch.id, look, batch, timeout_s)
 
     def output(self, batch: Batch) -> AsyncGenerator[bytes]:
         """The output of a batch that succeeded: a table in the format it was asked in.
@@ -272,6 +313,18 @@ class Batches:
                 ),
             )
         return tables.converted(sources, into=tables.require_format(batch.plan.into))
+
+    @property
+    def waiting(self) -> int:
+        """Batches that wait for their turn now."""
+        snapshot = self._store.registry.snapshot
+        found = (one for tenant in snapshot.tenants() for one in snapshot.batches(tenant.id))
+        return sum(one.status not in JOB_ENDS and one.id not in self._runs for one in found)
+
+    @property
+    def running(self) -> int:
+        """Batches that are being scored now."""
+        return len(self._runs)
 
     # --- the life of the whole ---------------------------------------------------------------
 
@@ -316,15 +369,13 @@ class Batches:
         self._runs.pop(run.batch.id, None)
         if not task.cancelled() and task.exception():
             _log.error("batch %s: its end is not recorded", run.batch.id, exc_info=task.exception())
-        self.tell(run.batch.id)
+        self._followers.tell(run.batch.id)
         self._wake.set()
 
     def drain(self) -> None:
         """Start no more calls; let everybody who waits for a batch go."""
         self.is_draining = True
-        for watching in self._watchers.values():
-            for event in watching:
-                event.set()
+        self._followers.let_go()
 
     async def close(self) -> None:
         """Stop at once; the next start goes on with the rows that have no result."""
@@ -367,18 +418,18 @@ class Batches:
             if batch.status == "starting":
                 event = BatchStarted(batch_id=batch.id)
                 await self._change(batch, partial(_only, event), _ACTOR)
-                self.tell(batch.id)
+                self._followers.tell(batch.id)
             await self._scoring.score(run)
-            await self._record(batch, self._ending(batch, "succeeded", None))
+            await self._end(batch, "succeeded", None, self._record)
         except asyncio.CancelledError:
             if not run.is_canceled:
                 raise  # the appliance ends; the next start goes on
         except ApplianceError as error:
-            await self._record(batch, self._ending(batch, "failed", kept_problem(error)))
+            await self._end(batch, "failed", kept_problem(error), self._record)
         except Exception:  # noqa: BLE001 - a batch must end, whatever happens
             _log.exception("batch %s", batch.id)
             problem = HostError(f"Something failed inside the appliance; batch {batch.id}.")
-            await self._record(batch, self._ending(batch, "failed", kept_problem(problem)))
+            await self._end(batch, "failed", kept_problem(problem), self._record)
 
     async def take(self, run: Run) -> None:
         """Wait until one more call may be made for this batch; ``give_back`` gives it back."""
@@ -410,27 +461,39 @@ class Batches:
         left = 1 if self._jobs.waiting and most > 1 else 0  # a job that waits is next
         return self._calls + self._jobs.running < most - left
 
-    async def _change(self, batch: Batch, make: Callable[[], list[Event]], actor: str) -> None:
+    async def _change(
+        self, batch: Batch, make: Callable[[], list[Event]], actor: str = _ACTOR
+    ) -> None:
         await self._store.registry.change(
             make, tenant_id=batch.tenant_id, actor=actor, obj=batch.model_id
         )
 
-    def _ending(
-        self, batch: Batch, status: Any, problem: dict[str, Any] | None
-    ) -> Callable[[], list[Event]]:
-        """What ends a batch, unless it has ended (or is gone) by then."""
+    async def _end(
+        self, batch: Batch, status: Any, problem: dict[str, Any] | None, record: _Record
+    ) -> None:
+        """End a batch, unless it has ended (or is gone) by then, and count it."""
+        made: list[Event] = []
 
         def make() -> list[Event]:
+            made.clear()
             now = self.find(batch.tenant_id, batch.id)
-            is_over = now is None or now.status in JOB_ENDS
-            event = BatchEnded(batch_id=batch.id, status=status, problem=problem)
-            return [] if is_over else [event]
+            if now is not None and now.status not in JOB_ENDS:
+                made.append(BatchEnded(batch_id=batch.id, status=status, problem=problem))
+            return made
 
-        return make
+        await record(batch, make)
+        if made:
+            self._metrics.table_ended(status)
+        self._followers.tell(batch.id)
+
+    def advanced(self, batch_id: str, part: BatchPart) -> None:
+        """Some rows have their results, durably: count them and let followers look."""
+        self._metrics.table_scored(rows=part.rows, failed=part.failed)
+        self._followers.tell(batch_id)
 
     async def _record(self, batch: Batch, make: Callable[[], list[Event]]) -> None:
         with contextlib.suppress(NotFound):  # its tenant was removed meanwhile
-            await self._scoring.patiently(partial(self._change, batch, make, _ACTOR))
+            await self._scoring.patiently(partial(self._change, batch, make))
 
     def _require_room(self, tenant_id: str) -> None:
         batches = self._store.registry.snapshot.batches(tenant_id)
@@ -441,11 +504,6 @@ class Batches:
                 f"{self._settings.queued_max}.",
                 hint="wait for batches to end, or have IT raise jobs.queued_max",
             )
-
-    def tell(self, batch_id: str) -> None:
-        """Let those who follow a batch look again."""
-        for event in self._watchers.get(batch_id, ()):
-            event.set()
 
 
 def _only(event: Event) -> list[Event]:

@@ -545,6 +545,20 @@ class RuntimeMissing(HostError):
 _QUOTING = (ModelRaised, RunnerCrashed, RunnerProtocol, LoadFailed)
 
 
+def kept_problem(error: ApplianceError) -> dict[str, Any]:
+    """A problem as it is kept: whole, for who may see what of it is decided later.
+
+    ``stderr`` and the words of an exception are in it; whoever keeps it seals it.
+    """
+    return {
+        "code": error.slug,
+        "detail": error.detail,
+        "hint": error.hint,
+        "stderr": list(error.stderr) if isinstance(error, GuestError) else [],
+        "extensions": {k: v for k, v in error.extensions.items() if isinstance(v, (int, str))},
+    }
+
+
 def words_of(error: ApplianceError, *, is_owner: bool) -> str:
     """The detail of a problem; of one that may quote the tenant's code and data, for owners only.
 

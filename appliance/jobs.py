@@ -19,10 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
-from typing import Any
 
 from appliance import clock, config
 from appliance.errors import (
@@ -33,16 +31,18 @@ from appliance.errors import (
     Draining,
     Forbidden,
     Gone,
-    GuestError,
     HostError,
     IdempotencyKeyReused,
     Interrupted,
     NotFound,
     PodmanUnavailable,
     QuotaExceeded,
+    kept_problem,
 )
 from appliance.events import Event, JobEnded, JobQueued, JobRequeued, JobsRemoved, JobStarted
+from appliance.followers import Followers
 from appliance.invoke import Invoker, Via
+from appliance.job_queue import JobQueue
 from appliance.records import JOB_ENDS, Blob, Job, JobEnd, Version
 from appliance.sandbox.pool import Pool
 from appliance.store import Store
@@ -84,13 +84,12 @@ class Jobs:
         self._pool = pool
         self._settings = settings
         self._free_bytes_min = free_bytes_min
-        self._queues: OrderedDict[str, OrderedDict[str, Job]] = OrderedDict()
+        self._queue = JobQueue()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._versions: dict[str, tuple[str, int]] = {}
-        self._held: dict[str, tuple[float, float]] = {}  # job: (until, the last wait)
         self._canceled: set[str] = set()
         self.answered: list[Callable[[Version, str, bytes, bytes], None]] = []
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._followers = Followers()
         self._wake = asyncio.Event()
         self.is_draining = False
         self.beside: Callable[[], int] = lambda: 0
@@ -207,33 +206,22 @@ class Jobs:
 
         Audit: job.ended.
         """
-        self._drop(job)
+        self._queue.forget(job)
         task = self._running.get(job.id)
         if task is not None:
             self._canceled.add(job.id)
             task.cancel()
             await asyncio.wait([task])
         await self._change(job, self._ending(job, JobEnd(status="canceled")), actor)
-        self._tell(job.id)
+        self._followers.tell(job.id)
         return self.find(job.tenant_id, job.id) or job
 
     async def changed(self, job: Job, timeout_s: float) -> Job | None:
         """The job once it is other than given, or as it is after a time; ``None`` if forgotten."""
-        event = asyncio.Event()
-        self._watchers.setdefault(job.id, set()).add(event)
-        try:
-            if self.find(job.tenant_id, job.id) == job and not self.is_draining:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout_s):
-                        await event.wait()
-        finally:
-            watching = self._watchers[job.id]
-            watching.discard(event)
-            if not watching:
-                del self._watchers[job.id]
-        return self.find(job.tenant_id, job.id)
+        look = partial(self.find, job.tenant_id, job.id)
+        return await self._followers.changed(job.id, look, job, timeout_s)
 
-    async def output(self, job: Job) -> AsyncIterator[bytes]:
+    async def output(self, job: Job) -> AsyncGenerator[bytes]:
         """The output of a job that succeeded, in pieces.
 
         Raises:
@@ -293,9 +281,7 @@ class Jobs:
     def drain(self) -> None:
         """Start no more jobs; let everybody who waits for one go."""
         self.is_draining = True
-        for watching in self._watchers.values():
-            for event in watching:
-                event.set()
+        self._followers.let_go()
 
     async def close(self, timeout_s: float) -> None:
         """Let the running jobs end, for a time; what is cut off is met by the next start."""
@@ -310,7 +296,7 @@ class Jobs:
     @property
     def waiting(self) -> int:
         """Jobs that wait for their turn now."""
-        return sum(len(queue) for queue in self._queues.values())
+        return len(self._queue)
 
     @property
     def running(self) -> int:
@@ -352,19 +338,12 @@ class Jobs:
     # --- which job runs next -----------------------------------------------------------------
 
     def _enqueue(self, job: Job) -> None:
-        self._queues.setdefault(job.tenant_id, OrderedDict())[job.id] = job
+        self._queue.add(job)
         self._wake.set()
-
-    def _drop(self, job: Job) -> None:
-        queue = self._queues.get(job.tenant_id, OrderedDict())
-        queue.pop(job.id, None)
-        if not queue:
-            self._queues.pop(job.tenant_id, None)
-        self._held.pop(job.id, None)
 
     def _next(self) -> Job | None:
         """The next job to start: tenants in turn, each one's oldest first."""
-        if not self._queues:
+        if not self._queue:
             return None
         try:
             pool = self._pool()
@@ -376,14 +355,7 @@ class Jobs:
             return None
         per_version = max(1, pool.per_version_max - 1)
         busy = list(self._versions.values())
-        now = asyncio.get_running_loop().time()
-        for tenant_id in list(self._queues):
-            for job in self._queues[tenant_id].values():
-                is_held = self._held.get(job.id, (0.0, 0.0))[0] > now
-                if not is_held and busy.count((job.model_id, job.number)) < per_version:
-                    self._queues.move_to_end(tenant_id)
-                    return job
-        return None
+        return self._queue.next(lambda job: busy.count((job.model_id, job.number)) < per_version)
 
     def running_max(self, pool: Pool) -> int:
         """How many jobs may run at once."""
@@ -394,10 +366,7 @@ class Jobs:
         self._wake.set()
 
     def _start(self, job: Job) -> None:
-        queue = self._queues[job.tenant_id]
-        del queue[job.id]
-        if not queue:
-            del self._queues[job.tenant_id]
+        self._queue.take(job)
         self._versions[job.id] = (job.model_id, job.number)
         task = asyncio.create_task(self._run_one(job))
         self._running[job.id] = task
@@ -409,7 +378,7 @@ class Jobs:
         self._canceled.discard(job.id)
         if not task.cancelled() and task.exception():
             _log.error("job %s: its end could not be recorded", job.id, exc_info=task.exception())
-        self._tell(job.id)
+        self._followers.tell(job.id)
         self._wake.set()
 
     # --- one job -----------------------------------------------------------------------------
@@ -435,7 +404,7 @@ class Jobs:
         version = self._version_of(job)
         body = b"".join([p async for p in self._store.blobs.read(job.tenant_id, job.input.id)])
         await self._change(job, lambda: [JobStarted(job_id=job.id)], job.created_by)
-        self._tell(job.id)
+        self._followers.tell(job.id)
         outcome = await self._invoker.run(
             principal_id=job.created_by,
             request_id=job.id,
@@ -483,9 +452,8 @@ class Jobs:
         await self._record(job, self._requeueing(job, "capacity"))
         if self.find(job.tenant_id, job.id) is None:
             return
-        wait_s = min(max(self._held.get(job.id, (0.0, 0.5))[1] * 2, 1.0), _RETRY_S_MAX)
-        self._held[job.id] = (asyncio.get_running_loop().time() + wait_s, wait_s)
-        self._enqueue(job)
+        self._queue.add_later(job)
+        self._wake.set()
 
     def _requeueing(self, job: Job, reason: str) -> Callable[[], list[Event]]:
         """What lets a started job wait again, unless it is not a started one by then."""
@@ -508,9 +476,9 @@ class Jobs:
         return make
 
     async def _end(self, job: Job, end: JobEnd) -> None:
-        self._held.pop(job.id, None)
+        self._queue.forget(job)
         await self._record(job, self._ending(job, end))
-        self._tell(job.id)
+        self._followers.tell(job.id)
 
     async def _record(self, job: Job, make: Callable[[], list[Event]]) -> None:
         """Record what became of a job, however long the disk is full."""
@@ -564,27 +532,9 @@ class Jobs:
                 hint="wait for jobs to end, or have IT raise jobs.queued_max",
             )
 
-    def _tell(self, job_id: str) -> None:
-        for event in self._watchers.get(job_id, ()):
-            event.set()
-
 
 def _only(event: Event) -> list[Event]:
     return [event]
-
-
-def kept_problem(error: ApplianceError) -> dict[str, Any]:
-    """A problem as it is kept: whole, for who may see what of it is decided later.
-
-    ``stderr`` and the words of an exception are in it; they are sealed with the rest of the entry.
-    """
-    return {
-        "code": error.slug,
-        "detail": error.detail,
-        "hint": error.hint,
-        "stderr": list(error.stderr) if isinstance(error, GuestError) else [],
-        "extensions": {k: v for k, v in error.extensions.items() if isinstance(v, (int, str))},
-    }
 
 
 def _failed(error: ApplianceError) -> JobEnd:

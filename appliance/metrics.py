@@ -24,6 +24,8 @@ GAUGES: Mapping[str, str] = {
     "calls_waiting": "Calls waiting for a sandbox now.",
     "jobs_waiting": "Jobs waiting for their turn now.",
     "jobs_running": "Jobs being run now.",
+    "batches_waiting": "Tables waiting to be scored now.",
+    "batches_running": "Tables being scored now.",
     "deliveries_waiting": "Deliveries to webhooks that have not arrived yet.",
     "webhooks_disabled": "Webhooks nothing is sent to now.",
     "gpus": "GPUs and partitions models may use.",
@@ -117,6 +119,24 @@ class Metrics:
             "appliance_batch_fallback", "Joined calls that were run one by one after all.",
             ("reason",), registry=self._registry,
         )  # fmt: skip
+
+        self._tables = Counter(
+            "appliance_batches_ended", "Scored tables by how they ended.",
+            ("status",), registry=self._registry,
+        )  # fmt: skip
+        self._table_rows = Counter(
+            "appliance_batches_rows", "Rows of tables that have their result, or an error instead.",
+            ("result",), registry=self._registry,
+        )  # fmt: skip
+
+    def table_ended(self, status: str) -> None:
+        """Count a scored table that ended: ``succeeded``, ``failed`` or ``canceled``."""
+        self._tables.labels(status).inc()
+
+    def table_scored(self, *, rows: int, failed: int) -> None:
+        """Count rows of a table that are durable, ``failed`` of them with an error."""
+        self._table_rows.labels("ok").inc(rows - failed)
+        self._table_rows.labels("failed").inc(failed)
 
     def batch_ran(self, *, calls: int, rows: int) -> None:
         """Count a call of a model that takes joined calls."""

@@ -70,6 +70,8 @@ async def metrics(context: Context) -> Reply:
     counters.set_gauge("egress_open", context.services.egress.open_count)
     counters.set_gauge("jobs_waiting", context.services.jobs.waiting)
     counters.set_gauge("jobs_running", context.services.jobs.running)
+    counters.set_gauge("batches_waiting", context.services.batches.waiting)
+    counters.set_gauge("batches_running", context.services.batches.running)
     counters.set_gauge("deliveries_waiting", context.services.webhooks.waiting)
     counters.set_gauge("webhooks_disabled", context.services.webhooks.disabled)
     baselines = context.snapshot.baselines()

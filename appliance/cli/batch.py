@@ -1,4 +1,4 @@
-"""``appliance batch``: run, submit, list, show, cancel, output.
+"""``appliance batch``: run, submit, wait, list, show, cancel, output.
 
 Owns: these commands, and the notation ``TENANT/BATCH``.
 Never: looks into a table, or keeps anything of a batch on this side but the file it was told to.
@@ -8,21 +8,19 @@ Read next: ``api.native.batches`` (who answers), ``job`` (the same for single ca
 from __future__ import annotations
 
 import re
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from appliance.cli import following
 from appliance.cli.client import Client, require_succeeded, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.output import Advance
 from appliance.cli.reference import reference
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/(batch_[0-9a-z]+)$")
-_ENDS = ("succeeded", "failed", "canceled")
 _MEDIA = {
     "parquet": "application/vnd.apache.parquet",
     "pq": "application/vnd.apache.parquet",
@@ -33,8 +31,6 @@ _MEDIA = {
     "json": "application/json",
 }
 _PIECE = 1024 * 1024
-_TIMEOUT_S = 3600
-_POLL_S = 1
 
 
 @click.group(
@@ -82,6 +78,21 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Most rows of one call.",
             ),
             click.option("--no-carry", is_flag=True, help="Leave the table's columns out."),
+            click.option(
+                "--idempotency-key",
+                default="",
+                help="The same key and request give the same batch for as long as it is kept.",
+            ),
+            click.option(
+                "--webhook", default="", metavar="URL", help="Tell this https address of the batch."
+            ),
+            click.option(
+                "--webhook-event",
+                "webhook_events",
+                multiple=True,
+                type=click.Choice(["start", "progress", "completed"]),
+                help="Of this; start and completed if none is given.",
+            ),
         )
     ):
         command = option(command)
@@ -108,13 +119,13 @@ def run(context: Context, /, name: str, data: Path, out: Path, **plan: Any) -> N
     into = {"pq": "parquet", "jsonl": "ndjson"}.get(_extension(out), _extension(out))
     if into not in ("parquet", "csv", "ndjson"):
         raise click.UsageError(f"'{out.name}': write .parquet, .csv or .ndjson.")
-    with context.client(timeout_s=_TIMEOUT_S) as client:
+    with context.client(timeout_s=following.TIMEOUT_S) as client:
         with context.output.progress("score") as advance:
             document = _submit(client, name, data, {**plan, "into": into}, advance)
             context.output.say(f"appliance batch show {_place(document)}")
             document = _wait(client, document, advance)
         require_succeeded(document, "batch")
-        _fetch(client, document, out)
+        following.fetch(client, f"{document['urls']['get']}/output", out)
     context.output.data(document, f"{_place(document)}  {document['rows']} rows scored to {out}")
 
 
@@ -137,7 +148,7 @@ def run(context: Context, /, name: str, data: Path, out: Path, **plan: Any) -> N
 def submit(context: Context, /, name: str, data: Path, **plan: Any) -> None:
     """Have a table scored, without waiting."""
     with (
-        context.client(timeout_s=_TIMEOUT_S) as client,
+        context.client(timeout_s=following.TIMEOUT_S) as client,
         context.output.progress("upload") as advance,
     ):
         document = _submit(client, name, data, plan, advance)
@@ -184,6 +195,18 @@ def show(context: Context, name: str) -> None:
     context.output.data(document, _lines(document))
 
 
+@batch.command("wait", examples=("appliance batch wait demo/batch_0123456789abc --timeout 600",))
+@click.argument("name", metavar="TENANT/BATCH")
+@click.option("--timeout", type=click.IntRange(min=1), help="Give up after so many seconds.")
+@pass_context
+def wait(context: Context, name: str, timeout: int | None) -> None:
+    """Wait for a batch's end; ends with an error if the batch failed or was cancelled."""
+    with context.client(timeout_s=120) as client:
+        document = following.ended(client, client.get(_path(name)), timeout_s=timeout)
+    context.output.data(document, _lines(document))
+    require_succeeded(document, "batch")
+
+
 @batch.command("cancel", examples=("appliance batch cancel demo/batch_0123456789abc",))
 @click.argument("name", metavar="TENANT/BATCH")
 @pass_context
@@ -201,10 +224,9 @@ def cancel(context: Context, name: str) -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it here.")
 @pass_context
 def output(context: Context, name: str, out: Path | None) -> None:
-    """Fetch the scored table; to standard output without --out."""
-    with context.client(timeout_s=_TIMEOUT_S) as client:
-        document = client.get(_path(name))
-        _fetch(client, document, out)
+    """Fetch the scored table; to standard output without --out, as it is with --json too."""
+    with context.client(timeout_s=following.TIMEOUT_S) as client:
+        following.fetch(client, f"{_path(name)}/output", out)
     if out is not None:
         context.output.say(f"wrote {out}")
 
@@ -224,6 +246,7 @@ def _submit(
     headers = {
         "Content-Type": _MEDIA.get(_extension(data), "application/octet-stream"),
         "Content-Length": str(size),
+        **_wishes(plan),
     }
 
     def pieces() -> Iterator[bytes]:
@@ -241,31 +264,28 @@ def _submit(
     return document
 
 
+def _wishes(plan: dict[str, Any]) -> dict[str, str]:
+    """The headers for what is asked of a batch besides its scoring."""
+    found = {
+        "Idempotency-Key": plan["idempotency_key"],
+        "Webhook": plan["webhook"],
+        "Webhook-Events-Filter": ",".join(plan["webhook_events"]),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
 def _wait(client: Client, document: dict[str, Any], advance: Advance) -> dict[str, Any]:
-    while document["status"] not in _ENDS:
-        left = document["eta_s"]
+    def each(one: dict[str, Any]) -> None:
         words = "waiting for its turn"
-        if document["status"] == "processing":
-            words = f"{document['rows_done']} of {document['rows']} rows"
-            if left is not None:
-                words += f", {document['rows_per_s']:.0f} rows/s, {left:.0f} s left"
-        advance(0.1 + 0.9 * document["rows_done"] / document["rows"], words)
-        time.sleep(_POLL_S)
-        document = client.get(document["urls"]["get"])
-    return document
+        if one["status"] == "processing":
+            words = f"{one['rows_done']} of {one['rows']} rows"
+            if one["eta_s"] is not None:
+                words += f", {one['rows_per_s']:.0f} rows/s, {one['eta_s']:.0f} s left"
+        elif one["status"] in following.ENDS:
+            words = one["status"]
+        advance(0.1 + 0.9 * one["rows_done"] / one["rows"], words)
 
-
-def _fetch(client: Client, document: dict[str, Any], out: Path | None) -> None:
-    headers = {"Accept": "*/*"}
-    with client.stream("GET", f"{document['urls']['get']}/output", (), headers) as reply:
-        if out is None:
-            for piece in reply.iter_bytes():
-                sys.stdout.buffer.write(piece)
-            sys.stdout.flush()
-            return
-        with out.open("wb") as file:
-            for piece in reply.iter_bytes():
-                file.write(piece)
+    return following.ended(client, document, each=each, step_s=1)
 
 
 def _extension(path: Path) -> str:

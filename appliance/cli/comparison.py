@@ -13,13 +13,13 @@ from typing import Any
 
 import click
 
+from appliance.cli import following
 from appliance.cli.client import Client, require_succeeded, segment
 from appliance.cli.context import Command, Context, Group, pass_context
 from appliance.cli.output import cell_text
 from appliance.cli.reference import Reference, body_of, reference
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/(cmp_[0-9a-z]+)$")
-_ENDS = ("succeeded", "failed", "canceled")
 _TYPES = {
     ".csv": "text/csv",
     ".ndjson": "application/x-ndjson",
@@ -113,12 +113,13 @@ def finish(
 
 def _followed(context: Context, client: Client, document: dict[str, Any]) -> dict[str, Any]:
     with context.output.progress("compare") as advance:
-        while document["status"] not in _ENDS:
-            done, total = document["done"], document["total"]
-            advance(done / max(total, 1), f"{document['status']}: {document['source']}")
-            document = client.get(document["urls"]["get"], wait_s=1)
-        advance(1.0, document["status"])
-    return document
+
+        def each(one: dict[str, Any]) -> None:
+            is_over = one["status"] in following.ENDS
+            words = one["status"] if is_over else f"{one['status']}: {one['source']}"
+            advance(1.0 if is_over else one["done"] / max(one["total"], 1), words)
+
+        return following.ended(client, document, each=each, step_s=1)
 
 
 def _show_end(context: Context, document: dict[str, Any]) -> None:

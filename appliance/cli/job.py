@@ -8,19 +8,17 @@ Read next: ``api.native.jobs`` (who answers), ``model`` for the notation of mode
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from appliance.cli.client import Client, require_succeeded, segment
+from appliance.cli import following
+from appliance.cli.client import require_succeeded, segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.model import body_of, reference
 
 _REFERENCE = re.compile(r"^([a-z0-9-]+)/(job_[0-9a-z]+)$")
-_ENDS = ("succeeded", "failed", "canceled")
-_WAIT_S = 30
 
 
 @click.group(
@@ -89,7 +87,7 @@ def submit(
             "POST", f"{target.target}/invoke", content=body_of(data), headers=headers
         ).json()
         if is_waiting:
-            document = _wait(client, document["urls"]["get"])
+            document = following.ended(client, document)
     if is_waiting:
         _show_end(context, document)
         return
@@ -103,7 +101,9 @@ def submit(
     examples=("appliance job list demo", "appliance job list demo --status failed --model x"),
 )
 @click.argument("tenant")
-@click.option("--status", type=click.Choice(["starting", "processing", *_ENDS]), help="Only these.")
+@click.option(
+    "--status", type=click.Choice(["starting", "processing", *following.ENDS]), help="Only these."
+)
 @click.option("--model", help="Only jobs of this model.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @pass_context
@@ -147,7 +147,7 @@ def show(context: Context, name: str) -> None:
 def wait(context: Context, name: str, timeout: int | None) -> None:
     """Wait for a job's end; ends with an error if the job failed or was cancelled."""
     with context.client(timeout_s=120) as client:
-        document = _wait(client, _path(name), timeout)
+        document = following.ended(client, client.get(_path(name)), timeout_s=timeout)
     _show_end(context, document)
 
 
@@ -173,20 +173,10 @@ def cancel(context: Context, name: str) -> None:
 @pass_context
 def output(context: Context, name: str, out: Path | None) -> None:
     """Print what the model answered, as it answered it."""
-    headers = {"Accept": "*/*"}
-    with (
-        context.client(timeout_s=900) as client,
-        client.stream("GET", f"{_path(name)}/output", (), headers) as reply,
-    ):
-        if out is None:
-            for piece in reply.iter_bytes():
-                sys.stdout.buffer.write(piece)
-            sys.stdout.flush()
-            return
-        with out.open("wb") as file:
-            for piece in reply.iter_bytes():
-                file.write(piece)
-    context.output.say(f"wrote {out}")
+    with context.client(timeout_s=following.TIMEOUT_S) as client:
+        following.fetch(client, f"{_path(name)}/output", out)
+    if out is not None:
+        context.output.say(f"wrote {out}")
 
 
 def _path(name: str) -> str:
@@ -194,18 +184,6 @@ def _path(name: str) -> str:
     if match is None:
         raise click.UsageError(f"'{name}' is not TENANT/JOB, such as demo/job_0123456789abc.")
     return f"/api/v1/jobs/{segment(match[1])}/{segment(match[2])}"
-
-
-def _wait(client: Client, path: str, timeout_s: int | None = None) -> dict[str, Any]:
-    """The job's document once it has ended, or after the time."""
-    left = timeout_s
-    while True:
-        wait_s = _WAIT_S if left is None else min(_WAIT_S, left)
-        document: dict[str, Any] = client.get(path, wait_s=wait_s)
-        if left is not None:
-            left -= wait_s
-        if document["status"] in _ENDS or left == 0:
-            return document
 
 
 def _show_end(context: Context, document: dict[str, Any]) -> None:

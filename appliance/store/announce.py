@@ -14,8 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from appliance import clock
+from appliance.batch_records import Batch
 from appliance.events import (
     AliasSet,
+    BatchAdvanced,
+    BatchEnded,
+    BatchStarted,
     DeliveryQueued,
     DriftBreached,
     DriftRecovered,
@@ -38,6 +42,9 @@ from appliance.store.snapshot import Snapshot
 
 TYPES: dict[str, str] = {
     "job.completed": "A job ended: it succeeded, failed or was cancelled.",
+    "batch.started": "The rows of a table are about to be scored.",
+    "batch.progress": "Another tenth of a table's rows has its results.",
+    "batch.completed": "A batch ended: it succeeded, failed or was cancelled.",
     "version.registered": "A version was registered.",
     "version.retired": "A version was taken out of service.",
     "route.changed": "A route was set or its weights were changed.",
@@ -56,6 +63,8 @@ TYPES: dict[str, str] = {
 TEST = "webhook.test"
 JOB_TYPES = ("start", "output", "logs", "completed")
 """What a job's own webhook can ask for."""
+BATCH_TYPES = ("start", "progress", "completed")
+"""What a batch's own webhook can ask for."""
 WAITING_MAX = 1000
 """Deliveries that may wait for one webhook; with more it is disabled."""
 
@@ -75,7 +84,7 @@ def announced(
         tenant_id: whose events they are.
     """
     webhooks = before.webhooks(tenant_id)
-    told_of = [event for event in events if type(event) in _TABLE or type(event) is JobStarted]
+    told_of = [event for event in events if _is_told_of(event, before, tenant_id)]
     if not webhooks or not told_of:
         return []
     now = after()
@@ -86,7 +95,20 @@ def announced(
             found += [_queued(hook, told, now) for hook in webhooks if told[0] in hook.events]
         if isinstance(event, JobStarted | JobEnded):
             found += _of_job(event, now, tenant_id, webhooks)
+        elif isinstance(event, BatchStarted | BatchAdvanced | BatchEnded):
+            found += _of_batch(event, now, tenant_id, webhooks)
     return _bounded(found, before, tenant_id)
+
+
+def _is_told_of(event: Event, before: Snapshot, tenant_id: str) -> bool:
+    if not isinstance(event, BatchAdvanced):
+        return type(event) in _TABLE or type(event) is JobStarted
+    batch = before.batch(tenant_id, event.batch_id)
+    if batch is None:
+        return False
+    done = batch.rows_done
+    tenth = 10 * (done + event.part.rows) // batch.rows
+    return 10 * done // batch.rows < tenth < 10
 
 
 def delivery_of(webhook: Webhook, told: Told, now: Snapshot, *, url: str = "") -> Delivery:
@@ -136,6 +158,21 @@ def _of_job(
     ]
 
 
+def _of_batch(
+    event: BatchStarted | BatchAdvanced | BatchEnded,
+    now: Snapshot,
+    tenant_id: str,
+    webhooks: Sequence[Webhook],
+) -> list[Event]:
+    """What the batch's own webhook is told, signed as those of jobs are."""
+    batch = now.batch(tenant_id, event.batch_id)
+    signing = next((hook for hook in webhooks if not hook.url), None)
+    told = _batch(event, now, tenant_id)
+    if batch is None or signing is None or _OF_BATCH[type(event)] not in batch.webhook_events:
+        return []
+    return [DeliveryQueued(delivery=delivery_of(signing, told, now, url=batch.webhook))]
+
+
 def _bounded(found: list[Event], before: Snapshot, tenant_id: str) -> list[Event]:
     """The same, with webhooks disabled that cannot keep up."""
     waiting: dict[str, int] = {}
@@ -181,6 +218,31 @@ def _job(event: JobEnded, now: Snapshot, tenant_id: str) -> Told:
     if job is None:
         raise KeyError(event.job_id)
     return "job.completed", _job_data(job, now), job.id
+
+
+def _batch(event: BatchStarted | BatchAdvanced | BatchEnded, now: Snapshot, tenant_id: str) -> Told:
+    batch = now.batch(tenant_id, event.batch_id)
+    if batch is None:
+        raise KeyError(event.batch_id)
+    kind = {"start": "started"}.get(_OF_BATCH[type(event)], _OF_BATCH[type(event)])
+    return f"batch.{kind}", _batch_data(batch, now), ""
+
+
+def _batch_data(batch: Batch, now: Snapshot) -> dict[str, Any]:
+    return {
+        "batch": batch.id,
+        "model": _model(now, batch.model_id),
+        "version": batch.number,
+        "status": batch.status,
+        "code": str((batch.problem or {}).get("code", "")) or None,
+        "rows": batch.rows,
+        "rows_done": batch.rows_done,
+        "rows_failed": batch.rows_failed,
+        "scheduled_by": batch.scheduled_by or None,
+        "created_at": clock.text_from_ns(batch.created_ns),
+        "started_at": clock.text_from_ns(batch.started_ns) if batch.started_ns else None,
+        "completed_at": clock.text_from_ns(batch.ended_ns) if batch.ended_ns else None,
+    }
 
 
 def _registered(event: VersionRegistered, now: Snapshot, _tenant_id: str) -> Told:
@@ -275,8 +337,14 @@ def _model(now: Snapshot, model_id: str) -> str:
     return model.name if model else ""
 
 
+_OF_BATCH: dict[type[Event], str] = {
+    BatchStarted: "start",
+    BatchAdvanced: "progress",
+    BatchEnded: "completed",
+}
 _TABLE: dict[type[Event], Callable[[Any, Snapshot, str], Told]] = {
     JobEnded: _job,
+    **dict.fromkeys(_OF_BATCH, _batch),
     VersionRegistered: _registered,
     VersionRetired: _retired,
     RouteSet: _route,

@@ -47,7 +47,7 @@ from appliance.events import (
 )
 from appliance.standing import Delivery, Webhook
 from appliance.store import Store
-from appliance.store.announce import JOB_TYPES, TEST, TYPES, delivery_of
+from appliance.store.announce import TEST, TYPES, delivery_of
 from appliance.store.jobs import head_of
 from appliance.webhooks import message
 from appliance.webhooks.post import Answer, post, trust_of
@@ -162,21 +162,23 @@ class Webhooks:
                 fields=(FieldError(pointer="/url", detail="its name leads nowhere now"),),
             ) from None
 
-    async def require_for_job(self, tenant_id: str, url: str, events: tuple[str, ...]) -> None:
-        """Return if a job of this tenant may have this webhook.
+    async def require_for_one(
+        self, tenant_id: str, url: str, events: tuple[str, ...], known: tuple[str, ...]
+    ) -> None:
+        """Return if a job or a batch of this tenant may have this webhook for these of ``known``.
 
         Raises:
             InputInvalid: it is no address, an event is none, or nothing to sign with was made.
             EgressDenied: deliveries may not go there.
         """
-        unknown = [name for name in events if name not in JOB_TYPES]
+        unknown = [name for name in events if name not in known]
         if unknown:
             raise InputInvalid(
-                f"A job's webhook is told of some of: {', '.join(JOB_TYPES)}.",
+                f"Its webhook is told of some of: {', '.join(known)}.",
                 fields=(FieldError(pointer="Webhook-Events-Filter", detail=unknown[0]),),
             )
-        known = self._store.registry.snapshot.webhooks(tenant_id)
-        if not any(not one.url and not one.disabled for one in known):
+        made = self._store.registry.snapshot.webhooks(tenant_id)
+        if not any(not one.url and not one.disabled for one in made):
             raise InputInvalid(
                 "The tenant has made no secret that the webhooks of its jobs are signed with.",
                 hint="appliance webhook create TENANT --for-jobs",

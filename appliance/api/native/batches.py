@@ -10,24 +10,28 @@ tenant's batches, a caller those it submitted itself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
 from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
 from appliance import batch_rows, clock, tables, wire
 from appliance.api.dispatch import Context
-from appliance.api.native import calls, jobs
+from appliance.api.native import calls, following
 from appliance.api.native.models import alias_of, model_of, version_of
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Document, Time
-from appliance.batch_records import Batch, BatchForm, BatchPlan
+from appliance.batch_records import Batch, BatchForm, BatchPlan, BatchWish
+from appliance.egress.outbound import place_from_url
 from appliance.errors import (
     BodyTimeout,
     DiskFull,
+    EgressDenied,
     Gone,
+    IdempotencyKeyReused,
     InputInvalid,
     JobUnfinished,
+    Malformed,
     QuotaExceeded,
     TooLarge,
     UnsupportedMedia,
@@ -38,11 +42,12 @@ from appliance.records import (
     JobStatus,
     Version,
 )
+from appliance.store.announce import BATCH_TYPES
 from appliance.store.batches import head_of_table
 from appliance.wire import UPLOAD_RATE_MIN, Reply, Write, json_reply
 
-_WAIT_S_MAX = 60
-_LIMIT_MAX = 1000
+_TELL_S = 0.5
+_WEBHOOK_DEFAULT = ("start", "completed")
 _CHUNK_ROWS = 1000
 _CHUNK_ROWS_MAX = 100_000
 _INTO: tuple[tables.Format, ...] = ("parquet", "csv", "ndjson")
@@ -81,7 +86,19 @@ class BatchDoc(Document):
     completed_at: Time | None
     input_bytes: int
     error: Annotated[dict[str, Any] | None, Meta(description="A problem document (RFC 9457).")]
+    idempotency_key: str | None
+    webhook: Annotated[str | None, Meta(description="Scheme, host and port of its own webhook.")]
     urls: dict[str, str]
+
+
+class BatchProgress(Document):
+    """How far a batch is, as an event says it."""
+
+    rows: int
+    rows_done: int
+    rows_failed: int
+    rows_per_s: float
+    eta_s: float | None
 
 
 class BatchList(Document):
@@ -96,6 +113,9 @@ async def submit(context: Context) -> Reply:
     The body is the table: Parquet, CSV, NDJSON or a JSON array of objects, by its content type or
     its first bytes. It is looked at before the answer, which is 202 and the batch; what is no table
     is refused and nothing is kept. Each row gets exactly one result, in the order of the table.
+
+    With an `Idempotency-Key` the same request gives the same batch for as long as it is kept.
+    `Webhook` and `Webhook-Events-Filter` are those of jobs, for `start`, `progress`, `completed`.
     """
     model = model_of(context)
     number = alias_of(context, model, LIVE).number
@@ -118,18 +138,24 @@ async def _submit(context: Context, version: Version | None) -> Reply:
     if version is None:
         raise wire.not_found()
     calls.require_callable(context, version)
-    plan = _plan(context, version)
-    limit = context.node.settings.http.upload_bytes_max
-    batch = await context.services.batches.submit(
+    params = context.request.params
+    webhook, wanted = await following.own_webhook(context, BATCH_TYPES, _WEBHOOK_DEFAULT)
+    wish = BatchWish(
         principal_id=context.principal.id,
         version=version,
-        plan=plan,
-        pieces=context.request.chunks(limit, rate_min=UPLOAD_RATE_MIN),
+        plan=_plan(context, version),
+        target=f"{params.get('version', '')}@{params.get('alias', '')}",
         media_type=context.request.content_type or "",
+        idempotency_key=following.idempotency_key(context),
+        webhook=webhook,
+        webhook_events=wanted,
     )
-    return json_reply(
-        _document(context, batch), status=202, headers=(("location", _url(context, batch)),)
-    )
+    limit = context.node.settings.http.upload_bytes_max
+    pieces = context.request.chunks(limit, rate_min=UPLOAD_RATE_MIN)
+    batch, is_new = await context.services.batches.submit(wish, pieces)
+    where = ("location", _url(context, batch))
+    headers = (where, *following.replayed(is_new))
+    return json_reply(_document(context, batch), status=202, headers=headers)
 
 
 def _plan(context: Context, version: Version) -> BatchPlan:
@@ -163,29 +189,21 @@ async def list_batches(context: Context) -> Reply:
 
     Ended batches are kept for `jobs.kept_s` seconds, then they and their tables are deleted.
     """
-    query = context.request.query
-    limit = context.request.int_query("limit", default=100, low=1, high=_LIMIT_MAX)
-    found = [
-        batch
-        for batch in reversed(context.snapshot.batches(context.tenant.id))
-        if jobs.is_visible(context, batch.created_by)
-        and query.get("status") in (None, batch.status)
-        and query.get("model") in (None, _model_name(context, batch))
-    ]
-    return json_reply(BatchList(items=[_document(context, batch) for batch in found[:limit]]))
+    found = following.listed(context, context.snapshot.batches(context.tenant.id))
+    return json_reply(BatchList(items=[_document(context, batch) for batch in found]))
 
 
 async def show_batch(context: Context) -> Reply:
-    """A batch as it is now. With `wait_s` the answer comes at its end, or after so many seconds."""
+    """A batch as it is now, or its progress as server-sent events.
+
+    With `wait_s` the answer comes when the batch has ended, or after so many seconds. With
+    `Accept: text/event-stream` the answer is the events `start`, `progress` (at most two a second)
+    and `completed`, whenever one asks.
+    """
     batch = _batch(context)
-    wait_s = context.request.int_query("wait_s", default=0, low=0, high=_WAIT_S_MAX)
-    deadline_ns = clock.monotonic_ns() + wait_s * 1_000_000_000
-    batches = context.services.batches
-    while batch.status not in JOB_ENDS and not batches.is_draining:
-        left_s = (deadline_ns - clock.monotonic_ns()) / 1e9
-        if left_s <= 0:
-            break
-        batch = await batches.changed(batch, left_s) or _batch(context)
+    if following.wants_events(context):
+        return following.events(lambda write: _follow(context, batch, write))
+    batch = await following.ended(context, context.services.batches, batch)
     return json_reply(_document(context, batch))
 
 
@@ -197,7 +215,7 @@ async def show_output(context: Context) -> Reply:
     return Reply(
         content_type=tables.MEDIA_TYPES[tables.require_format(batch.plan.into)],
         headers=(("model-version", str(batch.number)),),
-        stream=lambda write: _pass_on(first, pieces, write),
+        stream=following.passed_on(first, pieces),
     )
 
 
@@ -207,25 +225,27 @@ async def cancel_batch(context: Context) -> Reply:
     return json_reply(_document(context, batch))
 
 
-async def _pass_on(first: bytes, rest: AsyncGenerator[bytes], write: Write) -> None:
-    try:
-        await write(first)
-        async for piece in rest:
-            await write(piece)
-    finally:
-        await rest.aclose()
+async def _follow(context: Context, batch: Batch, write: Write) -> None:
+    batches, told_ns, told_rows = context.services.batches, 0, -1
+    while True:
+        if batch.started_ns and not told_ns:
+            await write(following.event("start", "start", _document(context, batch)))
+        if batch.status in JOB_ENDS:
+            await write(following.event("completed", "completed", _document(context, batch)))
+            return
+        if batch.started_ns and batch.rows_done != told_rows:
+            told_ns, told_rows = batch.started_ns, batch.rows_done
+            progress = BatchProgress(rows=batch.rows, **_progress(context, batch))
+            await write(following.event("progress", f"progress-{told_rows}", progress))
+            await asyncio.sleep(_TELL_S)
+        after = await following.moved(batches, batch, write)
+        if after is None:
+            return
+        batch = after
 
 
 def _batch(context: Context) -> Batch:
-    batch = context.services.batches.find(context.tenant.id, context.request.params["batch"])
-    if batch is None or not jobs.is_visible(context, batch.created_by):
-        raise wire.not_found()
-    return batch
-
-
-def _model_name(context: Context, batch: Batch) -> str:
-    model = context.snapshot.model_by_id(batch.model_id)
-    return model.name if model else ""
+    return following.required(context, context.services.batches, "batch")
 
 
 def _url(context: Context, batch: Batch) -> str:
@@ -233,15 +253,15 @@ def _url(context: Context, batch: Batch) -> str:
 
 
 def _document(context: Context, batch: Batch) -> BatchDoc:
-    progress, url, plan = context.services.batches.progress(batch), _url(context, batch), batch.plan
-    urls = {"get": url, "cancel": f"{url}/cancel"}
+    url, plan = _url(context, batch), batch.plan
+    urls = {"get": url, "cancel": f"{url}/cancel", "stream": url}
     if batch.status == "succeeded":
         urls["output"] = f"{url}/output"
     return BatchDoc(
         id=batch.id,
         status=batch.status,
         tenant=context.tenant.name,
-        model=_model_name(context, batch),
+        model=following.model_name(context, batch.model_id),
         version=batch.number,
         source=plan.source,
         into=plan.into,
@@ -251,18 +271,27 @@ def _document(context: Context, batch: Batch) -> BatchDoc:
         on_error=plan.on_error,
         columns=[ColumnDoc(name=name, type=kind) for name, kind in batch.columns],
         rows=batch.rows,
-        rows_done=progress.rows_done,
-        rows_failed=progress.rows_failed,
-        rows_per_s=round(progress.rows_per_s, 1),
-        eta_s=None if progress.eta_s is None else round(progress.eta_s, 1),
+        **_progress(context, batch),
         created_at=clock.text_from_ns(batch.created_ns),
         created_by=batch.created_by,
         started_at=clock.text_from_ns(batch.started_ns) if batch.started_ns else None,
         completed_at=clock.text_from_ns(batch.ended_ns) if batch.ended_ns else None,
         input_bytes=batch.input.size_bytes - len(head_of_table(batch.id)),
-        error=jobs.shown_problem(context, batch.problem, batch.id),
+        error=following.shown_problem(context, batch.problem, batch.id),
+        idempotency_key=batch.idempotency_key or None,
+        webhook=place_from_url(batch.webhook).origin if batch.webhook else None,
         urls=urls,
     )
+
+
+def _progress(context: Context, batch: Batch) -> dict[str, Any]:
+    found = context.services.batches.progress(batch)
+    return {
+        "rows_done": found.rows_done,
+        "rows_failed": found.rows_failed,
+        "rows_per_s": round(found.rows_per_s, 1),
+        "eta_s": None if found.eta_s is None else round(found.eta_s, 1),
+    }
 
 
 _MODEL = "/api/v1/models/{tenant}/{model}"
@@ -303,6 +332,9 @@ _SUBMIT: dict[str, Any] = {
     ),
     "problems": (
         Gone,
+        Malformed,
+        IdempotencyKeyReused,
+        EgressDenied,
         InputInvalid,
         UnsupportedMedia,
         TooLarge,
@@ -333,15 +365,7 @@ OPERATIONS = (
         handler=list_batches,
         summary="List batches",
         reply=BatchList,
-        query=(
-            Query(name="status", doc="Only these.", schema=_TEXT),
-            Query(name="model", doc="Only batches of this model.", schema=_TEXT),
-            Query(
-                name="limit",
-                doc="Most batches to return.",
-                schema={"type": "integer", "minimum": 1, "maximum": _LIMIT_MAX, "default": 100},
-            ),
-        ),
+        query=following.LISTED,
         problems=(InputInvalid,),
     ),
     Operation(
@@ -349,15 +373,9 @@ OPERATIONS = (
         path=_BATCHES + "/{batch}",
         permission="job:read",
         handler=show_batch,
-        summary="Show a batch, or wait for it",
+        summary="Show a batch, wait for it, or follow it",
         reply=BatchDoc,
-        query=(
-            Query(
-                name="wait_s",
-                doc="Seconds to wait for its end.",
-                schema={"type": "integer", "minimum": 0, "maximum": _WAIT_S_MAX, "default": 0},
-            ),
-        ),
+        query=(following.WAIT,),
         problems=(InputInvalid,),
     ),
     Operation(

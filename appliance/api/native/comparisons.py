@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from appliance import clock, wire
 from appliance.api.dispatch import Context
-from appliance.api.native import jobs
+from appliance.api.native import following
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Document, Time
 from appliance.comparison import answers
@@ -27,18 +27,15 @@ from appliance.comparison.record import Comparison, Source, Target
 from appliance.comparison.replay import ReplayReport
 from appliance.comparison.report import TASKS, ComparisonReport
 from appliance.errors import (
-    ApplianceError,
     BodyTimeout,
     DiskFull,
     FieldError,
     Gone,
-    GuestError,
     InputInvalid,
     Malformed,
     QuotaExceeded,
     TooLarge,
     UnsupportedMedia,
-    problem_classes,
 )
 from appliance.records import LIVE, JobStatus, Model, Version
 from appliance.wire import Reply, json_reply
@@ -46,8 +43,6 @@ from appliance.wire import Reply, json_reply
 TARGETS_MAX = 8
 _BATCH_MAX = 10_000
 _WORST_MAX = 100
-_WAIT_S_MAX = 60
-_LIMIT_MAX = 1000
 _MODEL = re.compile(r"([a-z0-9-]{1,63})(?:[:@]([1-9][0-9]{0,8})|@([a-z0-9-]{1,63}))?")
 _NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,12})?(?:e-?[0-9]{1,2})?")
 
@@ -145,11 +140,12 @@ async def list_comparisons(context: Context) -> Reply:
 
     A report is kept for `comparisons.kept_s` seconds after its comparison ended.
     """
-    limit = context.request.int_query("limit", default=100, low=1, high=_LIMIT_MAX)
     await context.services.comparisons.taken_up()
     every = context.services.comparisons.all(context.tenant.id)
-    seen = [one for one in reversed(every) if jobs.is_visible(context, one.created_by)]
-    return json_reply(ComparisonList(items=[_brief(context, one) for one in seen[:limit]]))
+    seen = [one for one in reversed(every) if following.is_visible(context, one.created_by)]
+    return json_reply(
+        ComparisonList(items=[_brief(context, one) for one in seen[: following.limit(context)]])
+    )
 
 
 async def show_comparison(context: Context) -> Reply:
@@ -158,8 +154,7 @@ async def show_comparison(context: Context) -> Reply:
     With `wait_s` the answer comes when it has ended, or after so many seconds.
     """
     comparison = await _comparison(context)
-    wait_s = context.request.int_query("wait_s", default=0, low=0, high=_WAIT_S_MAX)
-    if wait_s:
+    if wait_s := following.wait_s(context):
         await context.services.comparisons.ended(comparison, wait_s)
         comparison = await _comparison(context)
     return json_reply(await _document(context, comparison))
@@ -230,7 +225,7 @@ async def _comparison(context: Context) -> Comparison:
     await context.services.comparisons.taken_up()
     name = context.request.params["comparison"]
     found = context.services.comparisons.find(context.tenant.id, name)
-    if found is None or not jobs.is_visible(context, found.created_by):
+    if found is None or not following.is_visible(context, found.created_by):
         raise wire.not_found()
     return found
 
@@ -238,7 +233,7 @@ async def _comparison(context: Context) -> Comparison:
 async def _document(context: Context, comparison: Comparison) -> ComparisonDoc:
     document = _brief(context, comparison)
     report = await context.services.comparisons.report(comparison)
-    if report is not None and not jobs.is_owner(context):
+    if report is not None and not following.is_owner(context):
         report.worst = []
     if isinstance(report, ReplayReport):
         document.replay = report
@@ -267,27 +262,13 @@ def _brief(context: Context, comparison: Comparison) -> ComparisonDoc:
         completed_at=_time(comparison.ended_ns),
         report=None,
         replay=None,
-        error=_problem(context, comparison),
+        error=following.shown_problem(context, comparison.problem, comparison.id),
         urls={"get": url, "cancel": f"{url}/cancel"},
     )
 
 
 def _time(ns: int) -> str | None:
     return clock.text_from_ns(ns) if ns else None
-
-
-def _problem(context: Context, comparison: Comparison) -> dict[str, Any] | None:
-    """What went wrong, in the words this caller may see."""
-    kept = comparison.problem
-    if kept is None:
-        return None
-    classes = {cls.slug: cls for cls in problem_classes()}
-    cls = classes.get(kept["code"], ApplianceError)
-    more: dict[str, Any] = {"hint": kept["hint"]}
-    if issubclass(cls, GuestError):
-        more["stderr"] = tuple(kept["stderr"])
-    error = cls(kept["detail"], **more)
-    return wire.problem_document(error, comparison.id, is_owner=jobs.is_owner(context))
 
 
 _COMPARISONS = "/api/v1/comparisons/{tenant}"
@@ -339,9 +320,7 @@ OPERATIONS = (
         handler=list_comparisons,
         summary="List comparisons",
         reply=ComparisonList,
-        query=(
-            Query(name="limit", doc="Most to return.", schema=_whole(1, _LIMIT_MAX, 100)),
-        ),
+        query=(following.LIMIT,),
         problems=(InputInvalid,),
     ),
     Operation(
@@ -351,12 +330,7 @@ OPERATIONS = (
         handler=show_comparison,
         summary="Show a comparison, or wait for it",
         reply=ComparisonDoc,
-        query=(
-            Query(
-                name="wait_s", doc="Seconds to wait for its end.",
-                schema=_whole(0, _WAIT_S_MAX, 0),
-            ),
-        ),
+        query=(following.WAIT,),
         problems=(InputInvalid,),
     ),
     Operation(

@@ -1,0 +1,91 @@
+"""The batch verbs as they are typed: with a real model, with --json and without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import RunningAppliance
+
+pytestmark = pytest.mark.podman
+
+DOUBLE = {
+    "appliance.toml": b'runtime = "python3.11"\nentry = "model:Model"\n',
+    "model.py": (
+        b"class Model:\n"
+        b"    def __init__(self, path): pass\n"
+        b"    def predict(self, inputs): return [2 * int(row[0]) for row in inputs['rows']]\n"
+    ),
+}
+SCORED = b"".join(b'{"n":%d,"prediction":%d}\n' % (n, 2 * n) for n in range(40))
+
+
+@pytest.fixture(scope="module")
+def model(running: RunningAppliance) -> str:
+    made = running.push(running.tenant("acme"), "acme/double", DOUBLE)
+    assert made.status_code == 201, made.text
+    return "acme/double"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    path.write_text("n\n" + "".join(f"{n}\n" for n in range(40)))
+    return path
+
+
+def typed(running: RunningAppliance, *arguments: str, code: int = 0) -> bytes:
+    done = running.cli("batch", *arguments)
+    assert done.returncode == code, (arguments, done.stdout, done.stderr)
+    return done.stdout if code == 0 else done.stderr
+
+
+def told(running: RunningAppliance, *arguments: str, code: int = 0) -> Any:
+    """What a verb says with --json, on standard error where it is a problem."""
+    said = typed(running, *arguments, "--json", code=code)
+    return json.loads(said if code == 0 else said.splitlines()[-1])
+
+
+def test_every_verb_says_what_it_did(running: RunningAppliance, model: str, rows: Path) -> None:
+    asked = (f"{model}:1", "--data", str(rows), "--into", "ndjson", "--idempotency-key", "one")
+    made = told(running, "submit", *asked)
+    place = f"acme/{made['id']}"
+    assert told(running, "submit", *asked)["id"] == made["id"]
+    done = told(running, "wait", place, "--timeout", "60")
+    assert (done["status"], done["rows_done"], done["idempotency_key"]) == ("succeeded", 40, "one")
+    assert told(running, "show", place) == done
+    assert [one["id"] for one in told(running, "list", "acme")["items"]] == [made["id"]]
+    assert told(running, "cancel", place)["status"] == "succeeded"  # it has ended: it stays
+    other = told(running, "submit", *asked, "--chunk-rows", "7", code=65)
+    assert other["code"] == "idempotency-key-reused"
+
+    out = rows.with_name("scored.ndjson")
+    assert typed(running, "output", place) == SCORED  # to standard output, as it is
+    assert typed(running, "output", place, "--json") == SCORED
+    assert typed(running, "output", place, "--out", str(out)) == b""
+    assert out.read_bytes() == SCORED
+    assert told(running, "output", "acme/batch_0000000000000", code=65)["code"] == "not-found"
+    assert "40 of 40 (100%)" in typed(running, "show", place).decode()
+    assert "100%" in typed(running, "list", "acme").decode()
+
+    run = told(running, "run", model, "--data", str(rows), "--out", str(out))
+    assert (run["status"], run["rows"]) == ("succeeded", 40)
+    assert out.read_bytes() == SCORED
+
+
+def test_a_batch_that_failed_is_a_problem_of_the_verb_that_waits(
+    running: RunningAppliance, model: str, rows: Path
+) -> None:
+    rows.write_text("n\n1\nx\n")
+    made = told(running, "submit", model, "--data", str(rows))
+    place = f"acme/{made['id']}"
+    problem = told(running, "wait", place, code=69)
+    assert problem["code"] == "model-raised"
+    assert "Rows 0 to 1" in problem["detail"]
+    assert told(running, "show", place)["status"] == "failed"
+    assert told(running, "output", place, code=65)["code"] == "job-unfinished"
+    out = rows.with_name("scored.csv")
+    typed(running, "run", model, "--data", str(rows), "--out", str(out), code=69)
+    assert not out.exists()
