@@ -52,6 +52,7 @@ class Comparison:
     since_ns: int = 0
     rows: int = 0
     data_bytes: int = 0
+    data_digest: str = ""
     created_ns: int
     created_by: str
     status: JobStatus = "starting"

@@ -8,7 +8,7 @@ Read next: ``metrics`` (the arithmetic), ``answers`` (what an answer is).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
@@ -136,10 +136,10 @@ def report_of(
     tolerance: float,
     worst_max: int,
 ) -> ComparisonReport:
-    """The report of a data set that went through every target.
+    """The report of a data set that went through every target, but for ``input`` (``show_inputs``).
 
     Args:
-        data: the rows, with their labels and groups.
+        data: how many rows there are, with their labels and groups.
         heard: what each target said, an answer for every row.
         task: what is measured; ``None`` has it told from labels and answers.
         label: name of the label's column, for the report.
@@ -154,7 +154,7 @@ def report_of(
     return ComparisonReport(
         task=chosen,
         is_task_inferred=task is None,
-        rows=len(data.rows),
+        rows=data.count,
         columns=list(data.columns),
         label=label,
         targets=targets,
@@ -289,7 +289,7 @@ def _target(task: Task, data: Dataset, heard: Heard, view: _View) -> TargetRepor
         model=heard.model,
         version=heard.number,
         rows=rows,
-        failed_rows=len(data.rows) - rows,
+        failed_rows=data.count - rows,
         metrics=view.measures(data.groups),
         latency=latency_of(heard.took_us, heard.failed_calls, rows),
         cost=CallCost(
@@ -336,7 +336,7 @@ def _worst(
 ) -> list[Disagreement]:
     """The rows targets differ on most; of a single target, the rows it is most wrong on."""
     spreads: list[tuple[float, int]] = []
-    for at in range(len(data.rows)):
+    for at in range(data.count):
         said = [view for view in views if view.is_answered[at]]
         spread = _spread(said, at, tolerance) if len(views) > 1 else _error(said, at, data)
         if spread > 0:
@@ -379,17 +379,23 @@ def _error(views: Sequence[_View], at: int, data: Dataset) -> float:
 
 
 def _shown(data: Dataset, views: Sequence[_View], at: int, spread: float) -> Disagreement:
-    row = data.rows[at]
-    values: Any = msgspec.json.decode(row) if len(row) <= _INPUT_BYTES_MAX else None
-    if values is not None and data.columns:
-        values = dict(zip(data.columns, values, strict=True))
     return Disagreement(
         row=at + 1,
         spread=spread,
         label=data.labels[at] if data.labels else None,
         answers=[_said(view, at) for view in views],
-        input=values,
+        input=None,
     )
+
+
+def show_inputs(report: ComparisonReport, rows: Mapping[int, Sequence[Any]]) -> None:
+    """Add to the rows that differ most what models were shown; ``rows`` counts them from 0."""
+    for one in report.worst:
+        row = rows.get(one.row - 1)
+        if row is None or len(msgspec.json.encode(row)) > _INPUT_BYTES_MAX:
+            continue
+        named = zip(report.columns, row, strict=True)
+        one.input = dict(named) if report.columns else list(row)
 
 
 def _said(view: _View, at: int) -> Any:

@@ -16,23 +16,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from appliance import clock, config
-from appliance.comparison import passes
+from appliance.comparison import dataset, passes, pieces
 from appliance.comparison.calls import Calls
-from appliance.comparison.dataset import Dataset, dataset_from_body
 from appliance.comparison.record import (
     Comparison,
     bytes_from_comparison,
     comparison_from_bytes,
 )
 from appliance.comparison.replay import ReplayReport, replay
-from appliance.comparison.report import ComparisonReport, report_of
+from appliance.comparison.report import ComparisonReport, report_of, show_inputs
 from appliance.errors import (
     ApplianceError,
     AuditUnavailable,
@@ -59,7 +58,7 @@ _TICK_S = 1.0
 _SWEEP_S = 30.0
 _RETRY_S_MAX = 30.0
 _TAKE_UP_S = 30.0
-_HEAD, _DATA, _REPORT = "head", "data", "report"
+_HEAD, _REPORT = "head", "report"
 
 
 class Comparisons:
@@ -99,12 +98,37 @@ class Comparisons:
 
     # --- what callers do ---------------------------------------------------------------------
 
-    async def submit(self, comparison: Comparison, data: bytes = b"") -> Comparison:
+    @contextlib.asynccontextmanager
+    async def received(
+        self, comparison: Comparison, chunks: AsyncIterator[bytes]
+    ) -> AsyncIterator[tuple[Comparison, dataset.Rows]]:
+        """A comparison with its data set, which is kept as it arrives and can be read to its end.
+
+        If it is not submitted within the block, nothing of it stays.
+
+        Raises:
+            InputInvalid, TooLarge: as ``dataset.opened``.
+            DiskFull, Draining, QuotaExceeded: it is not taken on.
+        """
+        await self.taken_up()
+        self._require_room(comparison.tenant_id)
+        try:
+            found = await pieces.put(self._shelf, comparison.tenant_id, comparison.id, chunks)
+            digest = self._store.keyring.digest(comparison.tenant_id, _DIGEST_LABEL, found.sha256)
+            comparison = replace(comparison, data_bytes=found.size_bytes, data_digest=digest)
+            async with self._opened(comparison) as rows:
+                await rows.require_readable()
+                yield replace(comparison, rows=rows.facts.count), rows
+        finally:
+            if self.find(comparison.tenant_id, comparison.id) is None:
+                await asyncio.shield(self._remove(comparison.tenant_id, comparison.id))
+
+    async def submit(self, comparison: Comparison) -> Comparison:
         """Take a comparison on.
 
         Args:
-            comparison: what is asked; its rows are counted and its targets callable.
-            data: the data set, empty for a replay.
+            comparison: what is asked; its rows are counted, its data set received and its targets
+                callable.
 
         Raises:
             QuotaExceeded: the tenant has as many unfinished comparisons as it may.
@@ -112,23 +136,18 @@ class Comparisons:
         Audit: comparison.queued, before this returns.
         """
         await self.taken_up()
-        if self.is_draining:
-            raise Draining("The appliance is shutting down; it takes on no more comparisons.")
         tenant_id = comparison.tenant_id
         self._require_room(tenant_id)
-        digest = self._store.keyring.digest(tenant_id, _DIGEST_LABEL, data) if data else ""
         event = ComparisonQueued(
             comparison_id=comparison.id,
             source=comparison.source,
             targets=tuple(f"{one.model_id}/{one.number}" for one in comparison.targets),
             rows=comparison.rows,
-            data_bytes=len(data),
-            data_digest=digest,
+            data_bytes=comparison.data_bytes,
+            data_digest=comparison.data_digest,
         )
         self._keep(comparison)
         try:
-            if data:
-                await self._shelf.put(tenant_id, f"{comparison.id}.{_DATA}", data)
             await self._store.ledger.append(
                 event, tenant_id=tenant_id, actor=comparison.created_by, object=tenant_id
             )
@@ -224,9 +243,12 @@ class Comparisons:
         """Take up what lies there: run what had not started, fail what was cut off."""
         listing = await asyncio.to_thread(self._shelf.listing)
         for tenant_id, names in listing.items():
-            for name in names:
-                if name.endswith(f".{_HEAD}"):
-                    await self._take_up(tenant_id, name)
+            heads = {name.partition(".")[0] for name in names if name.endswith(f".{_HEAD}")}
+            for comparison_id in heads:
+                await self._take_up(tenant_id, f"{comparison_id}.{_HEAD}")
+            # A data set that a crash cut off belongs to nothing.
+            left = [name for name in names if name.partition(".")[0] not in heads]
+            await self._shelf.remove(tenant_id, left)
         self._taken_up.set()
 
     async def _take_up(self, tenant_id: str, name: str) -> None:
@@ -355,29 +377,29 @@ class Comparisons:
 
     async def _compare(self, comparison: Comparison, calls: Calls) -> bytes:
         """The report of a data set, as JSON."""
-        name = f"{comparison.id}.{_DATA}"
-        body = await self._shelf.get(comparison.tenant_id, name)
-        data = await self.read(comparison, body)
-        heard = await passes.through_all(data, comparison, calls)
-
-        def judge() -> bytes:
-            report = report_of(
-                data,
+        async with self._opened(comparison) as rows:
+            heard = await passes.through_all(rows, comparison, calls)
+            report = await asyncio.to_thread(
+                report_of,
+                rows.facts,
                 heard,
                 task=comparison.task,
                 label=comparison.label,
                 tolerance=comparison.tolerance,
                 worst_max=comparison.worst,
             )
-            return msgspec.json.encode(report)
+            show_inputs(report, await rows.some({one.row - 1 for one in report.worst}))
+        return msgspec.json.encode(report)
 
-        return await asyncio.to_thread(judge)
-
-    async def read(self, comparison: Comparison, data: bytes) -> Dataset:
-        """The rows of a comparison's data set. Raises as ``dataset_from_body``."""
-        return await dataset_from_body(
-            data,
-            comparison.media_type,
+    def _opened(
+        self, comparison: Comparison
+    ) -> contextlib.AbstractAsyncContextManager[dataset.Rows]:
+        """A comparison's data set. Raises as ``dataset.opened``."""
+        kept = pieces.Pieces(self._shelf, comparison.tenant_id, comparison.id)
+        return dataset.opened(
+            kept.read_at,
+            size_bytes=comparison.data_bytes,
+            media_type=comparison.media_type,
             label=comparison.label,
             group=comparison.group,
             rows_max=self._settings.rows_max,
@@ -411,7 +433,7 @@ class Comparisons:
             )
 
         await self._patiently(record)
-        await self._shelf.remove(now.tenant_id, [f"{now.id}.{_DATA}"])
+        await self._shelf.remove(now.tenant_id, pieces.names_of(now.id, now.data_bytes))
         self._keep(ended)
         self._ends[now.id].set()
 
@@ -449,7 +471,14 @@ class Comparisons:
         self._done.pop(comparison.id, None)
         self._ends.pop(comparison.id, None)
 
+    async def _remove(self, tenant_id: str, comparison_id: str) -> None:
+        """Delete all that lies there of a comparison, however much of its data set arrived."""
+        most = pieces.names_of(comparison_id, self._settings.data_bytes_max)
+        await self._shelf.remove(tenant_id, most)
+
     def _require_room(self, tenant_id: str) -> None:
+        if self.is_draining:
+            raise Draining("The appliance is shutting down; it takes on no more comparisons.")
         unfinished = sum(not one.is_ended for one in self._known.get(tenant_id, {}).values())
         if unfinished >= self._settings.queued_max:
             raise QuotaExceeded(
@@ -460,7 +489,8 @@ class Comparisons:
 
 
 def _names(comparison: Comparison) -> list[str]:
-    return [f"{comparison.id}.{part}" for part in (_HEAD, _DATA, _REPORT)]
+    own = [f"{comparison.id}.{part}" for part in (_HEAD, _REPORT)]
+    return own + pieces.names_of(comparison.id, comparison.data_bytes)
 
 
 def _problem(error: ApplianceError) -> dict[str, Any]:

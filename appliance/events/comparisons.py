@@ -18,8 +18,8 @@ from appliance.standing import Sampling
 class ComparisonQueued(Event):
     """A comparison was taken on; the ids of its calls begin with its own.
 
-    ``targets`` are ``model id/number``. ``data_digest`` is keyed (HMAC), and empty for a replay,
-    which repeats recorded calls.
+    ``targets`` are ``model id/number``. ``data_digest`` is keyed (HMAC) of the
+    data set's SHA-256, and empty for a replay, which repeats recorded calls.
     """
 
     KIND: ClassVar[str] = "comparison.queued"

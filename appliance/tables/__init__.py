@@ -29,7 +29,8 @@ What is guaranteed:
   date, and digits with a leading zero stay text. ``types`` decides otherwise.
 - **CSV** is UTF-8 with the names in its first line; delimiter and quotes are found out; an empty
   field is null. **NDJSON** is an object per line, **JSON** an array of objects; a name that a row
-  does not have is null in it.
+  does not have is null in it. Rows may be lists instead, all equally long, whose columns are called
+  ``1``, ``2`` and so on; a JSON document may wrap its array in one of the ways of ``shapes``.
 - **Memory.** The process may take ``memory_bytes``; here there is a batch, and a piece of 1 MiB of
   the source, at a time.
 

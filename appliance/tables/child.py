@@ -82,7 +82,9 @@ def main() -> None:
 
 def _carry_out(order: Order, engine: Engine, link: _Link) -> None:
     tables = [engine.table(index) for index in range(len(order.sources))]
-    link.put(frames.HEAD, _pack(Head(columns=tables[0].columns, rows=tables[0].rows)))
+    first = tables[0]
+    head = Head(columns=first.columns, rows=first.rows, is_named=first.is_named)
+    link.put(frames.HEAD, _pack(head))
     if order.verb == "write":
         engine.write(tables)
         link.put(frames.END)
@@ -92,7 +94,7 @@ def _carry_out(order: Order, engine: Engine, link: _Link) -> None:
         kind, data = link.get()
         if kind == frames.START:
             start = msgspec.msgpack.decode(data, type=Start)
-            giving = _Giving(engine.rows(tables[0], start.row, start.columns), start.row)
+            giving = _Giving(engine.rows(first, start.row, start.columns), start.row)
         else:
             link.put(*giving.batch(msgspec.msgpack.decode(data, type=Next)))
 

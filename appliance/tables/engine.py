@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -23,7 +24,8 @@ from fsspec import AbstractFileSystem
 from appliance.errors import InputInvalid
 from appliance.tables.frames import Order, Source
 from appliance.tables.headers import csv_header, require_distinct
-from appliance.tables.refusals import refusal
+from appliance.tables.refusals import refusal, refused_row
+from appliance.tables.shapes import Shape, shape_of
 
 _SCHEME = "tab"  # in errors it is replaced, see ``refusals``
 _OUT = f"{_SCHEME}://out"
@@ -36,6 +38,7 @@ _KEPT_BYTES_MAX = 64 * 1024 * 1024  # its first look is at 32 MiB (DuckDB 2.0.0)
 _ENDLESS_BYTES = 1 << 50
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
 _PLAIN = {*_INTEGERS, *(f"U{name}" for name in _INTEGERS), "BOOLEAN", "FLOAT", "DOUBLE", "VARCHAR"}
+_LISTED = ("BIGINT", "DOUBLE", "BOOLEAN", "VARCHAR")
 _GIVEN = re.compile(
     r"BOOLEAN|U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|VARCHAR|JSON|DATE|TIME|UUID"
     r"|TIMESTAMP(_S|_MS|_NS)?( WITH TIME ZONE)?|DECIMAL\([1-9][0-9]?, ?[0-9]{1,2}\)"
@@ -56,20 +59,23 @@ class Table:
     columns: tuple[tuple[str, str], ...]
     rows: int | None
     has_row_numbers: bool = False
+    is_named: bool = True
 
 
 class _Reading:
-    """A source as the file object that DuckDB reads."""
+    """A source, or a part of it from ``start`` on, as the file object that DuckDB reads."""
 
-    def __init__(self, fetch: Fetch, index: int, size_bytes: int) -> None:
+    def __init__(self, fetch: Fetch, index: int, start: int, size_bytes: int) -> None:
         self._fetch = fetch
         self._index = index
+        self._start = start
         self._size = size_bytes
         self._at = 0
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._at)
-        data = self._fetch(self._index, self._at, left if size < 0 else min(size, left))
+        wanted = left if size < 0 else min(size, left)
+        data = self._fetch(self._index, self._start + self._at, wanted)
         self._at += len(data)
         return data
 
@@ -157,6 +163,7 @@ class _Files(AbstractFileSystem):  # type: ignore[misc]
         self._fetch = fetch
         self._emit = emit
         self._flowing: dict[int, _Flowing] = {}
+        self.parts: dict[int, tuple[int, int]] = {}  # where only a part of a source is the table
 
     def open(self, path: str, mode: str = "rb", **_more: Any) -> Any:
         if "w" in mode:
@@ -164,13 +171,14 @@ class _Files(AbstractFileSystem):  # type: ignore[misc]
         index = int(path.rpartition("/")[2])
         if self._sources[index].size_bytes < 0:
             return self._flowing.setdefault(index, _Flowing(self._fetch, index))
-        return _Reading(self._fetch, index, self._sources[index].size_bytes)
+        start, size = self.parts.get(index, (0, self._sources[index].size_bytes))
+        return _Reading(self._fetch, index, start, size)
 
     def info(self, path: str, **_more: Any) -> dict[str, Any]:
         name = path.rpartition("/")[2]
         if not name.isdigit():
             raise FileNotFoundError(path)
-        size = self._sources[int(name)].size_bytes
+        _, size = self.parts.get(int(name), (0, self._sources[int(name)].size_bytes))
         return {"name": path, "size": _ENDLESS_BYTES if size < 0 else size, "type": "file"}
 
     def exists(self, path: str, **_more: Any) -> bool:
@@ -203,7 +211,8 @@ class Engine:
                 "python_enable_replacements": False,
             },
         )
-        self._db.register_filesystem(_Files(order.sources, fetch, emit))
+        self._files = _Files(order.sources, fetch, emit)
+        self._db.register_filesystem(self._files)
         self._db.execute("SET disabled_filesystems = 'LocalFileSystem'")
         self._db.execute("SET enable_progress_bar = false")
         self._db.execute("SET lock_configuration = true")
@@ -301,6 +310,12 @@ class Engine:
         rows: int | None = None
         types = dict(source.types)
         if source.size_bytes >= 0:
+            layout = shape_of(
+                partial(self._fetch, index), source.size_bytes, is_lines=source.format == "ndjson"
+            )
+            self._files.parts[index] = (layout.start, layout.size)
+            if layout.is_lists:
+                return self._lists(source, f"read_json_objects({place}, {common})", layout)
             derived = "records = true, sample_size = -1, maximum_depth = 2"
             found = self._db.execute(
                 f"DESCRIBE FROM read_json({place}, {common}, {derived}, "
@@ -316,6 +331,66 @@ class Engine:
             columns=tuple(types.items()),
             rows=rows,
         )
+
+    def _lists(self, source: Source, texts: str, layout: Shape) -> Table:
+        """A table whose rows are lists; columns without names have their numbers for names."""
+        items = (
+            "SELECT from_json(json, '[\"JSON\"]') AS items, row_number() OVER () AS number "  # noqa: S608
+            f"FROM {texts}"
+        )
+        first = self._db.execute(f"SELECT len(items) FROM ({items}) LIMIT 1").fetchone()  # noqa: S608
+        width = len(layout.names) or int((first or (0,))[0] or 0)
+        if not 0 < width <= _COLUMNS_MAX:
+            raise InputInvalid(f"The table has {width} columns; it may have 1 to {_COLUMNS_MAX}.")
+        names = layout.names or tuple(str(number) for number in range(1, width + 1))
+        kinds, rows = self._list_types(source.format, items, width)
+        types = {
+            name: source.types.get(name, kind) for name, kind in zip(names, kinds, strict=True)
+        }
+        chosen = ", ".join(
+            f"{_item(at, kind)} AS {_name(name)}"
+            for at, (name, kind) in enumerate(types.items(), start=1)
+        )
+        return Table(
+            format=source.format,
+            sql=f"(SELECT {chosen} FROM ({items}))",  # noqa: S608
+            columns=tuple(types.items()),
+            rows=rows,
+            is_named=bool(layout.names),
+        )
+
+    def _list_types(self, kind: str, items: str, width: int) -> tuple[list[str], int]:
+        """What every value of a place in the lists is; reads all of them once.
+
+        Raises:
+            InputInvalid: a row is no list, or not as long as the others.
+        """
+        asked = []
+        for at in range(1, width + 1):
+            told = f"json_type(items[{at}])"
+            asked += [
+                f"bool_and({test}) FILTER (items[{at}] IS NOT NULL)"
+                for test in (
+                    f"{told} IN ('BIGINT', 'UBIGINT') AND TRY_CAST(items[{at}] AS BIGINT) NOTNULL",
+                    f"{told} IN ('BIGINT', 'UBIGINT', 'HUGEINT', 'DOUBLE')",
+                    f"{told} = 'BOOLEAN'",
+                    f"{told} = 'VARCHAR'",
+                )
+            ]
+        uneven = f"min(number) FILTER (len(items) IS DISTINCT FROM {width})"
+        *told_of, number, rows = self._one(
+            f"SELECT {', '.join(asked)}, {uneven}, count(*) FROM ({items})"  # noqa: S608
+        )
+        if number is not None:
+            query = f"SELECT len(items) FROM ({items}) WHERE number = {number}"  # noqa: S608
+            (count,) = self._one(query)
+            said = "it is no list" if count is None else f"it has {count} values"
+            raise refused_row(kind, number, f"{said} where the first has {width}")
+        kinds = []
+        for at in range(0, width * 4, 4):
+            fits = zip(told_of[at : at + 4], _LISTED, strict=True)
+            kinds.append(next((name for is_all, name in fits if is_all), "JSON"))
+        return kinds, int(rows)
 
     def _require_own_names(self, names: tuple[str, ...], texts: str) -> None:
         """Refuse names that differ in case only: DuckDB calls the second one ``name_1``."""
@@ -393,6 +468,14 @@ def _json_type(derived: str) -> str:
     if derived in ("DATE", "TIME", "UUID", '"NULL"') or derived.startswith("TIMESTAMP"):
         return "VARCHAR"
     return "JSON"
+
+
+def _item(number: int, kind: str) -> str:
+    """A value of a list, counted from 1, as one of a type."""
+    if kind == "JSON":
+        return f"items[{number}]"
+    text = f"items[{number}] ->> '$'"
+    return text if kind == "VARCHAR" else f"CAST({text} AS {kind})"
 
 
 def _is_nested(kind: str) -> bool:

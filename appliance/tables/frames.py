@@ -70,14 +70,18 @@ class Next(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """Names and types of the columns, and the number of rows where the format knows it."""
+    """Names and types of the columns, and the number of rows where the format knows it.
+
+    ``is_named`` says that the names are the table's own, and not the columns' numbers.
+    """
 
     columns: tuple[tuple[str, str], ...]
     rows: int | None = None
+    is_named: bool = True
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why it cannot be read; ``place`` is ``line:N``, ``line:N:COLUMN`` or ``row:N``, if known."""
+    """Why it cannot be read; ``place`` is ``line:N`` or ``item:N``, with a column, or ``row:N``."""
 
     detail: str
     hint: str = ""

@@ -57,13 +57,14 @@ def require_distinct(names: Sequence[str]) -> None:
     for name in names:
         if not name:
             raise _at_line("A column has no name.", 1)
-        other = seen.setdefault(name.lower(), name)
-        if other is not name:
+        other = seen.get(name.lower())
+        if other is not None:
             raise _at_line(
                 f"Two columns are called '{other[:80]}' and '{name[:80]}'; names must differ in "
                 "more than case.",
                 1,
             )
+        seen[name.lower()] = name
 
 
 def _at_line(detail: str, line: int) -> InputInvalid:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -178,6 +178,7 @@ class Table:
     Attributes:
         columns: name and type of each, in the table's order; types are SQL's words.
         rows: how many there are, ``None`` if the format does not tell.
+        is_named: whether the names are the table's own; else they are the columns' numbers.
     """
 
     def __init__(self, child: Child, head: Head, silence_s: float) -> None:
@@ -186,6 +187,7 @@ class Table:
         self._is_busy = False
         self.columns = head.columns
         self.rows = head.rows
+        self.is_named = head.is_named
 
     async def batches(
         self,
@@ -194,7 +196,7 @@ class Table:
         columns: Sequence[str] = (),
         rows_max: int = 1000,
         bytes_max: int = 1024 * 1024,
-    ) -> AsyncIterator[list[dict[str, Any]]]:
+    ) -> AsyncGenerator[list[dict[str, Any]]]:
         """Rows in their order, at least one in each batch.
 
         Args:

@@ -52,15 +52,29 @@ def refusal(error: Exception, format_name: str) -> InputInvalid:
         )
     text = _MALFORMED.sub(lambda found: f"{found[1]}{int(found[2]) - 1}", str(error))
     line, column = _LINE.search(text), _COLUMN.search(text)
-    place = f"line:{line[1]}" if line else ""
+    if line and not column:
+        return refused_row(format_name, int(line[1]), _said(text))
+    word = _word(format_name)
+    place = f"{word}:{line[1]}" if line else ""
     if column:
         place = f"{place or 'table'}:{column[1]}"
     detail = (
-        f"The table cannot be read as {format_name}{f', line {line[1]}' if line else ''}: "
+        f"The table cannot be read as {format_name}{f', {word} {line[1]}' if line else ''}: "
         f"{_said(text)}."
     )
     fields = (FieldError(pointer=place, detail=detail),) if place else ()
     return InputInvalid(detail, fields=fields)
+
+
+def refused_row(format_name: str, number: int, said: str) -> InputInvalid:
+    """The problem of a row, counted from 1: a line of a text, an item of a JSON list."""
+    word = _word(format_name)
+    detail = f"The table cannot be read as {format_name}, {word} {number}: {said}."
+    return InputInvalid(detail, fields=(FieldError(pointer=f"{word}:{number}", detail=detail),))
+
+
+def _word(format_name: str) -> str:
+    return "item" if format_name == "json" else "line"
 
 
 def _said(text: str) -> str:

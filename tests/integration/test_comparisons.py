@@ -15,7 +15,7 @@ from inside import Inside, inside
 from scripted import ScriptedExecutor
 
 from appliance import config, tables
-from appliance.comparison.dataset import PARQUET
+from appliance.comparison import pieces
 from appliance.errors import ModelRaised
 
 COMPARE = "/api/v1/comparisons/acme"
@@ -120,7 +120,7 @@ async def test_nothing_of_a_data_set_or_report_can_be_read_on_the_disk(tmp_path:
         made = await asked(client, "m:5,m:1", data, label="y")
         await reached(client, made, "processing")
         kept = [path.read_bytes() for path in (tmp_path / "data/comparisons").glob("*/*")]
-        assert len(kept) == 2
+        assert len(kept) == 2  # the head and one piece
         assert not any(word in text for text in kept for word in (b"canary_column", b"77123456"))
         await client.post(made["urls"]["cancel"])
 
@@ -279,11 +279,14 @@ BAD = (
     ({"models": "m:1", "form": "x"}, DATA, 422, "records"),
     ({"models": "m:1", "tolerance": "nan"}, DATA, 422, "tolerance"),
     ({"models": "m:1", "batch": "0"}, DATA, 422, "batch"),
-    ({"models": "m:1"}, b"", 422, "no rows"),
-    ({"models": "m:1"}, b"a,b\n1\n", 422, "Row 1"),
-    ({"models": "m:1"}, b"a,a\n1,2\n", 422, "different names"),
-    ({"models": "m:1"}, b"\xff", 400, "UTF-8"),
-    ({"models": "m:1"}, b'a\n"x', 400, "CSV"),
+    ({"models": "m:1"}, b"", 422, "no first line"),
+    ({"models": "m:1"}, b"a,y\n", 422, "no rows"),
+    ({"models": "m:1", "label": "a"}, b"a\n1\n", 422, "Nothing is left"),
+    ({"models": "m:1"}, b"a,b\n1\n", 422, "line 2"),
+    ({"models": "m:1"}, b"a,a\n1,2\n", 422, "must differ"),
+    ({"models": "m:1"}, b"a\n\xff", 422, "UTF-8"),
+    ({"models": "m:1"}, b'a\n"x', 422, "a quote is opened"),
+    ({"models": "m:1", "label": "y"}, b"a,y\n1,1\n2,\n", 422, "Row 2 has no 'y'"),
 )
 
 
@@ -315,7 +318,9 @@ async def test_json_and_ndjson_mean_the_same_as_csv(tmp_path: Path) -> None:
         ("application/json", rows, "y"),
         ("application/json", {"records": rows}, "y"),
         ("application/json", {"columns": ["a", "b", "y"], "data": lists}, "y"),
+        ("application/json", {"rows": lists}, "3"),
         ("application/json", lists, "3"),
+        ("application/x-ndjson", "\n".join(json.dumps(row) for row in lists), "3"),
         ("application/x-ndjson", "\n".join(json.dumps(row) for row in rows), "y"),
     )
     async with stage(tmp_path) as (_it, client):
@@ -334,6 +339,31 @@ async def test_json_and_ndjson_mean_the_same_as_csv(tmp_path: Path) -> None:
         assert reports[0][0][1]["accuracy"] == 0.9
 
 
+async def test_a_data_set_of_many_pieces_passes_by_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 100)
+    async with stage(tmp_path) as (it, client):
+        made = await asked(client, "m:5", label="y")
+        assert made["rows"] == 40
+        await reached(client, made, "processing")
+        names = {path.name for path in (tmp_path / "data/comparisons").glob("*/*")}
+        assert names == {f"{made['id']}.head", *pieces.names_of(made["id"], len(DATA))}
+        assert len(names) == 1 + -(-len(DATA) // 100) > 4
+        await client.post(made["urls"]["cancel"])
+        found = await ended(client, await asked(client, "m:2", label="y", worst=3))
+        assert found["report"]["targets"][0]["metrics"]["accuracy"] == 0.5
+        assert [one["input"] for one in found["report"]["worst"]] == [
+            {"a": n, "b": -n} for n in (1, 3, 5)
+        ]
+        left = {path.suffix for path in (tmp_path / "data/comparisons").glob("*/*")}
+        assert left == {".head", ".report"}
+        folder = next((tmp_path / "data/comparisons").iterdir())
+        (folder / "cmp_0000000000000.data.0").write_bytes(b"left by a crash")
+        await it.node.services.comparisons.recover()
+        assert not list(folder.glob("*.data.*"))
+
+
 async def test_a_parquet_file_is_a_data_set_like_any_other(tmp_path: Path) -> None:
     columns = {"a": "BIGINT", "b": "BIGINT", "y": "BIGINT"}
 
@@ -344,7 +374,7 @@ async def test_a_parquet_file_is_a_data_set_like_any_other(tmp_path: Path) -> No
         [piece async for piece in tables.written(rows(), columns=columns, into="parquet")]
     )
     async with stage(tmp_path) as (_, client):
-        for body, kind in ((data, PARQUET), (DATA, "text/csv")):
+        for body, kind in ((data, tables.MEDIA_TYPES["parquet"]), (DATA, "text/csv")):
             answer = await client.post(
                 COMPARE,
                 params={"models": "m:1,m:2", "label": "y"},
@@ -357,6 +387,6 @@ async def test_a_parquet_file_is_a_data_set_like_any_other(tmp_path: Path) -> No
             COMPARE,
             params={"models": "m:1,m:2"},
             content=data[:-20],
-            headers={"Content-Type": PARQUET},
+            headers={"Content-Type": tables.MEDIA_TYPES["parquet"]},
         )
         assert (torn.status_code, torn.json()["code"]) == (422, "input-invalid")

@@ -154,6 +154,46 @@ async def test_json_rows_may_differ_and_nest_and_no_text_becomes_a_date():
     assert rows[-1]["k"] == rows[1]["k_1"] == 1
 
 
+LISTS = [[1, 2.5, "x", True, None, {"k": [1]}], [-2, 3, "007", False, None, 4]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("json", json.dumps(LISTS)),
+        ("json", " " + json.dumps({"note": 'a "{[" \\', "rows": LISTS, "more": {"rows": [1]}})),
+        ("json", json.dumps({"instances": LISTS}, indent=2)),
+        ("json", json.dumps({"data": LISTS, "columns": list("abcdef")})),
+        ("ndjson", "\n".join(json.dumps(row) for row in LISTS)),
+    ],
+)
+async def test_rows_may_be_lists_and_a_document_may_wrap_them(kind, text):
+    table, rows, _ = await read(text.encode(), kind)
+    is_named = '"columns"' in text
+    assert table.is_named == is_named
+    assert [name for name, _ in table.columns] == list("abcdef" if is_named else "123456")
+    assert [kind for _, kind in table.columns] == [
+        "BIGINT", "DOUBLE", "VARCHAR", "BOOLEAN", "JSON", "JSON"
+    ]  # fmt: skip
+    assert [list(row.values()) for row in rows] == LISTS
+    assert table.rows == 2
+
+
+async def test_a_wrapped_list_is_found_across_pieces_and_read_from_any_row():
+    rows = [{"i": i, "t": '"[{\\' * (i % 7)} for i in range(60_000)]
+    data = json.dumps({"pad": ["]" * 1_500_000], "records": rows, "after": {}}).encode()
+    assert len(data) > 3 * 1024 * 1024
+    table, found, _ = await read(data, "json", start_row=59_990, bytes_max=1 << 24)
+    assert (table.rows, found) == (60_000, rows[59_990:])
+
+
+async def test_lists_are_written_side_by_side_with_another_table():
+    one = tables.Input(read_at=source(b"[[1, 2], [3, 4]]"), size_bytes=16, format="json")
+    two = tables.Input(read_at=source(b"y\n5\n6\n"), size_bytes=6, format="csv")
+    text = await joined(tables.converted((one, two), into="csv"))
+    assert text == b"1,2,y\n1,2,5\n3,4,6\n"
+
+
 async def test_given_types_count_more_than_derived_ones():
     data = b"a,b\n1,2020-01-01\n"
     table, rows, _ = await read(data, "csv", types={"a": "VARCHAR", "b": "DATE"})
@@ -172,14 +212,30 @@ async def test_given_types_count_more_than_derived_ones():
         ("csv", b"a,b\n1,2,3\n", "3 fields where the first line has 2", "line:2"),
         ("csv", b'a,b\n1,"2\n3,4\n', "a quote is opened and not closed", "line:2"),
         ("csv", b"a\n\xff\xfe\n", "not UTF-8", "line:2"),
+        ("csv", b"a,a\n1,2\n", "names must differ in more than case", "line:1"),
         ("csv", b"a,A\n1,2\n", "names must differ in more than case", "line:1"),
         ("csv", b"", "no first line", "line:1"),
         ("ndjson", b'{"a": 1}\nnot json\n{"a": 2}\n', "it is no JSON", "line:2"),
-        ("ndjson", b"[1, 2]\n[3]\n", "must be a JSON object", ""),
+        ("ndjson", b'{"a": 1}\n[3]\n', "must be a JSON object", ""),
+        ("ndjson", b"[1, 2]\n\n[3]\n", "it has 1 values where the first has 2", "line:2"),
+        ("json", b"[[1], [2], {}]", "it is no list where the first has 1", "item:3"),
+        ("json", b'{"columns": ["a", "b"], "data": [[1]]}', "where the first has 2", "item:1"),
+        ("json", b'{"columns": ["a", "A"], "data": [[1, 2]]}', "more than case", ""),
+        ("json", b'{"columns": {"a": 1}, "data": [[1]]}', "not the list of names", ""),
+        ("json", b'{"columns": ["a"], "data": [{"a": 1}]}', "each row in 'data' is a list", ""),
+        ("json", b'{"records": {"a": 1}}', "'records' is not the list", ""),
+        ("json", b'{"records": [{"a": 1}]', "ends in the middle", ""),
+        ("json", b'{"a": 1}\n{"a": 2}\n', "more after the JSON document", ""),
+        ("json", b"{}", "or has such a list as 'records'", ""),
+        ("json", b"7", "is no JSON list or object", ""),
+        ("json", b"[1, 2]", "neither an object nor a list", ""),
+        ("json", b"[[]]", "0 columns", ""),
+        ("json", b"[[" + b"[" * 100_000 + b"]" * 100_000 + b"]]", "nested deeper", ""),
+        ("json", b"[[1], [2", "it is no JSON", "item:2"),
         ("ndjson", b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper", ""),
         ("ndjson", b'{"a": 1}\n{"A": 2}\n', "names must differ in more than case", ""),
         ("json", b"[]", "must be a JSON object", ""),
-        ("json", b'[{"a": 1}, {"a": ', "it is no JSON", "line:"),
+        ("json", b'[{"a": 1}, {"a": ', "it is no JSON", "item:"),
         ("parquet", b"PAR1" + b"x" * 100, "its end is missing or damaged", ""),
     ],
 )

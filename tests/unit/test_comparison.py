@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from appliance.comparison.answers import FORMS, Answer, answers_of, body_of, form_of
-from appliance.comparison.dataset import Dataset, dataset_from_bytes
-from appliance.comparison.report import ComparisonReport, Heard, report_of
-from appliance.errors import InputInvalid, Malformed
+from appliance.comparison.dataset import Dataset
+from appliance.comparison.report import ComparisonReport, Heard, report_of, show_inputs
 
 HALF = {"a": 0.5, "b": 0.5}
 NY = ["n", "y"]
@@ -107,54 +106,14 @@ def test_the_form_a_version_takes_is_told_from_what_is_known_of_it(
     assert form_of(sample, schema, convention, named=named) == form
 
 
-def data(text: str, **more: Any) -> Dataset:
-    return dataset_from_bytes(text.encode(), "text/csv", rows_max=100, **more)
-
-
-def test_csv_keeps_numbers_texts_and_gaps_apart() -> None:
-    found = data('a,b,c,d\n1,-2.5,"x, y",\n007,1e3,inf,0\n', label="")
-    assert found.slice(0, 2) == [[1, -2.5, "x, y", None], ["007", 1000.0, "inf", 0]]
-    assert found.columns == ("a", "b", "c", "d")
-
-
-def test_the_label_and_group_are_not_shown_to_models() -> None:
-    found = data("q,a,y\n1,5,yes\n2,6,no\n", label="y", group="q")
-    assert (found.columns, found.slice(0, 9)) == (("a",), [[5], [6]])
-    assert (found.labels, found.groups) == (["yes", "no"], [1, 2])
-
-
-@pytest.mark.parametrize(
-    ("body", "problem", "word"),
-    [
-        (b"[1, {}]", InputInvalid, "Row 2"),
-        (b"[[1], [1, 2]]", InputInvalid, "Row 2"),
-        (b'[{"a": 1}, {"b": 1}]', InputInvalid, "Row 2"),
-        (b'[{"a": 1}, 2]', InputInvalid, "Row 2"),
-        (b"{}", InputInvalid, "records"),
-        (b'{"records": 1}', InputInvalid, "records"),
-        (b"7", Malformed, "JSON"),
-        (b"[1,", Malformed, "JSON"),
-        (b"[" * 100_000 + b"]" * 100_000, Malformed, "JSON"),
-    ],
-)
-def test_bad_json_is_named_by_its_row(body: bytes, problem: Any, word: str) -> None:
-    with pytest.raises(problem, match=word):
-        dataset_from_bytes(body, "application/json", rows_max=100)
-
-
-def test_a_missing_label_is_named_by_its_row() -> None:
-    with pytest.raises(InputInvalid, match="Row 2 has no 'y'"):
-        data("a,y\n1,1\n2,\n", label="y")
-
-
 def report(labels: list[Any], *answers: list[Any], **more: Any) -> ComparisonReport:
-    rows = [json.dumps([n]).encode() for n in range(max(len(labels), len(answers[0])))]
+    count = max(len(labels), len(answers[0]))
     heard = []
     for number, one in enumerate(answers, start=1):
         found = [a if isinstance(a, Answer) else None if a == "failed" else Answer(value=a)
                  for a in one]  # fmt: skip
         heard.append(Heard(model="m", number=number, answers=found))
-    dataset = Dataset(columns=("x",), rows=rows, labels=labels, groups=more.pop("groups", []))
+    dataset = Dataset(columns=("x",), count=count, labels=labels, groups=more.pop("groups", []))
     told: dict[str, Any] = {"task": None, "label": "y", "tolerance": 1e-6, "worst_max": 5, **more}
     return report_of(dataset, heard, **told)
 
@@ -210,6 +169,16 @@ def test_numbers_agree_within_the_tolerance_and_failed_rows_are_left_out() -> No
     assert [(one.row, one.spread) for one in strict.worst] == [(1, pytest.approx(0.05))]
     assert (strict.targets[1].rows, strict.targets[1].failed_rows) == (2, 1)
     assert strict.targets[1].metrics["mae"] == pytest.approx(0.025)
+
+
+def test_the_rows_that_differ_most_come_with_what_was_shown_unless_it_is_long() -> None:
+    found = report([], [1.5, 2.5, 3.5], [1.5, 9.5, 4.0])
+    assert [(one.row, one.input) for one in found.worst] == [(2, None), (3, None)]
+    show_inputs(found, {1: [7], 2: ["long" * 2000]})
+    assert [one.input for one in found.worst] == [{"x": 7}, None]
+    found.columns = []
+    show_inputs(found, {1: [7]})
+    assert found.worst[0].input == [7]
 
 
 def test_a_single_version_shows_the_rows_it_is_most_wrong_on() -> None:

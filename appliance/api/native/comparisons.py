@@ -11,6 +11,7 @@ answers like one that does not exist.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from appliance.api.native import following
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Document, Time
 from appliance.comparison import answers
-from appliance.comparison.dataset import MEDIA, Dataset
+from appliance.comparison.dataset import MEDIA
 from appliance.comparison.record import Comparison, Source, Target
 from appliance.comparison.replay import ReplayReport
 from appliance.comparison.report import TASKS, ComparisonReport
@@ -38,7 +39,7 @@ from appliance.errors import (
     UnsupportedMedia,
 )
 from appliance.records import LIVE, JobStatus, Model, Version
-from appliance.wire import Reply, json_reply
+from appliance.wire import UPLOAD_RATE_MIN, Reply, json_reply
 
 TARGETS_MAX = 8
 _BATCH_MAX = 10_000
@@ -106,7 +107,6 @@ async def create_comparison(context: Context) -> Reply:
         raise _bad("tolerance", "'tolerance' is a number such as 0.01.")
     batch = request.int_query("batch", default=100, low=1, high=_BATCH_MAX)
     worst = request.int_query("worst", default=10, low=0, high=_WORST_MAX)
-    data = await request.body(limits.data_bytes_max)
     asked = Comparison(
         id=clock.new_id("cmp"),
         tenant_id=context.tenant.id,
@@ -119,14 +119,15 @@ async def create_comparison(context: Context) -> Reply:
         batch=batch,
         tolerance=float(tolerance),
         worst=worst,
-        data_bytes=len(data),
         created_ns=clock.now_ns(),
         created_by=context.principal.id,
     )
-    found = await context.services.comparisons.read(asked, data)
-    targets = tuple(_target(model, version, form, found) for model, version in versions)
-    asked = replace(asked, targets=targets, rows=len(found.rows))
-    return accepted(context, await context.services.comparisons.submit(asked, data))
+    comparisons = context.services.comparisons
+    chunks = request.chunks(limits.data_bytes_max, rate_min=UPLOAD_RATE_MIN)
+    async with comparisons.received(asked, chunks) as (asked, rows):
+        row, columns = await rows.first(), rows.facts.columns
+        targets = tuple(_target(model, version, form, columns, row) for model, version in versions)
+        return accepted(context, await comparisons.submit(replace(asked, targets=targets)))
 
 
 def accepted(context: Context, comparison: Comparison) -> Reply:
@@ -202,12 +203,14 @@ def _version(context: Context, text: str) -> tuple[Model, Version]:
     return model, version
 
 
-def _target(model: Model, version: Version, form: str | None, data: Dataset) -> Target:
+def _target(
+    model: Model, version: Version, form: str | None, columns: Sequence[str], row: list[Any]
+) -> Target:
     manifest = version.manifest
     chosen = form or answers.form_of(
-        manifest.sample, manifest.input_schema, manifest.convention, named=bool(data.columns)
+        manifest.sample, manifest.input_schema, manifest.convention, named=bool(columns)
     )
-    answers.body_of(chosen, data.columns, data.slice(0, 1))  # says now what could not be sent
+    answers.body_of(chosen, columns, [row])  # says now what could not be sent
     return Target(model_id=model.id, model=model.name, number=version.number, form=chosen)
 
 
