@@ -19,6 +19,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     routing    which version answers a call: routes and their revisions
     jobs       calls that outlive their request           intake  registrations that do
     batches    tables scored row by row: which is next    batch_scoring  the calls of one
+    batch_output  a batch's results as a table, streamed or written to a folder
     invoke     one call, end to end                       lifecycle  every change of a model
     reservations  sandboxes kept loaded before anybody calls
     tracking   training runs, drafts and their files      artifacts  one file of a version
@@ -39,6 +40,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     room       memory of bodies and answers on their way
     store      sealed ledger, DuckDB projection, blobs    sandbox rootless Podman
     tables     strangers' tables, parsed in a child without keys
+    folders    files in folders that IT lets batches use
     followers  who waits until something changes          job_queue  which job runs next
     events     the closed list of audit events            config, metrics
     signing    signatures of what leaves                  tarstream  tar, read strictly

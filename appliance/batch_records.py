@@ -52,7 +52,7 @@ class BatchWish:
     """What a caller asks for; what else there is of it is said at ``Batch``.
 
     ``version`` scores the rows, ``target`` is how the caller named it. ``plan.source`` is empty
-    where the table's ``media_type``, the ``name`` of its file or its first bytes say it.
+    where the table's ``media_type``, the name of its file or its first bytes say it.
     """
 
     principal_id: str
@@ -60,7 +60,6 @@ class BatchWish:
     plan: BatchPlan
     target: str = ""
     media_type: str = ""
-    name: str = ""
     idempotency_key: str = ""
     webhook: str = ""
     webhook_events: tuple[str, ...] = ()
@@ -105,6 +104,12 @@ class Batch:
     taken_from: str = ""
     put_into: str = ""
     scheduled_by: str = ""
+
+    @property
+    def has_output(self) -> bool:
+        """Whether every row has its result: a batch may fail after that, while it is put down."""
+        is_whole = self.status == "failed" and self.rows_done == self.rows
+        return self.status == "succeeded" or is_whole
 
     @property
     def rows_done(self) -> int:

@@ -25,6 +25,7 @@ from appliance.errors import (
     CapacityExhausted,
     DiskFull,
     Draining,
+    FolderUnavailable,
     Forbidden,
     Gone,
     GuestError,
@@ -51,7 +52,14 @@ _JSON = "application/json"
 _RETRY_S_MAX = 30.0
 _READ_BYTES_MAX = 8 * 1024 * 1024
 _READ_BYTES_MIN = 64 * 1024
-_HOLDING = (CapacityExhausted, Draining, DiskFull, PodmanUnavailable, AuditUnavailable)
+_HOLDING = (
+    CapacityExhausted,
+    Draining,
+    DiskFull,
+    PodmanUnavailable,
+    AuditUnavailable,
+    FolderUnavailable,
+)
 _TOO_MUCH = (TooLarge, ReplyTooLarge, InvokeTimeout, OutOfMemory)
 _R = TypeVar("_R")
 

@@ -26,9 +26,10 @@ from typing import Any
 
 import msgspec
 
-from appliance import batch_rows, clock, config, tables
+from appliance import clock, config, tables
+from appliance.batch_output import BatchOutput
 from appliance.batch_records import Batch, BatchPart, BatchWish
-from appliance.batch_scoring import Joined, Run, Scoring
+from appliance.batch_scoring import Run, Scoring
 from appliance.errors import (
     ApplianceError,
     Draining,
@@ -48,6 +49,7 @@ from appliance.events import (
     BatchStarted,
     Event,
 )
+from appliance.folders import Folders
 from appliance.followers import Followers
 from appliance.invoke import Invoker
 from appliance.jobs import Jobs
@@ -90,7 +92,7 @@ class Batches:
         invoker: Invoker,
         jobs: Jobs,
         pool: Callable[[], Pool],
-        settings: config.Jobs,
+        settings: config.Settings,
         metrics: Metrics,
     ) -> None:
         """Make it; ``run`` runs it.
@@ -100,14 +102,17 @@ class Batches:
             invoker: makes the calls.
             jobs: with whom the sandboxes for jobs are shared.
             pool: returns the pool, or raises the problem that keeps sandboxes away.
-            settings: limits of jobs, which hold for batches too.
+            settings: limits of jobs, which hold for batches too, and the folders there are.
             metrics: counts rows and ends.
         """
         self._store = store
-        self._scoring = Scoring(store, invoker, self, wait_s_max=settings.wait_s_max)
+        self._scoring = Scoring(store, invoker, self, wait_s_max=settings.jobs.wait_s_max)
         self._jobs = jobs
         self._pool = pool
-        self._settings = settings
+        self._settings = settings.jobs
+        self._bytes_max = settings.http.upload_bytes_max
+        self.folders = Folders(settings.batches.folders)
+        self._output = BatchOutput(store, self._scoring, self.folders)
         self._metrics = metrics
         self._runs: dict[str, Run] = {}
         self._calls = 0
@@ -122,7 +127,7 @@ class Batches:
     async def submit(
         self,
         wish: BatchWish,
-        pieces: AsyncIterator[bytes],
+        pieces: AsyncIterator[bytes] | None = None,
         *,
         also: Callable[[Batch], list[Event]] = lambda _batch: [],
     ) -> tuple[Batch, bool]:
@@ -130,12 +135,14 @@ class Batches:
 
         Args:
             wish: what is asked for; the calls are made and recorded in its principal's name.
-            pieces: the table's bytes.
+            pieces: the table's bytes; without any it is taken from where the wish says.
             also: what is recorded in one unit with a new batch; may refuse it.
 
         Raises:
             IdempotencyKeyReused: the key came with another request.
-            InputInvalid: it is no table, or has no rows.
+            InputInvalid: it is no table, has no rows, or a file that is named cannot be used.
+            TooLarge: the file that is named is.
+            FolderUnavailable: its folder is not there now.
             UnsupportedMedia: it is not clear what it is.
             QuotaExceeded: the tenant has as many unfinished batches as it may.
             DiskFull, Draining: it was not taken on.
@@ -145,24 +152,29 @@ class Batches:
             raise Draining("The appliance is shutting down; it takes on no more batches.")
         tenant_id, hashed = wish.version.tenant_id, hashlib.sha256()
         if self._known(tenant_id, wish.principal_id, wish.idempotency_key):
-            async for piece in pieces:
-                hashed.update(piece)
+            if pieces is not None:
+                async for piece in pieces:
+                    hashed.update(piece)
             known = self._repeated(wish, self._digest(wish, hashed.digest()))
             if known is not None:
                 return known, False
             raise StateError("What this Idempotency-Key stood for was removed just now.")
         self._require_room(tenant_id)
+        await self._require_place(wish)
         batch_id = clock.new_id("batch")
         head = b""
-        async with self._store.blobs.writer(tenant_id) as writer:
+        async with (
+            self._store.blobs.writer(tenant_id) as writer,
+            self._pieces(wish, pieces) as table,
+        ):
             await writer.write(head_of_table(batch_id))
-            async for piece in pieces:
+            async for piece in table:
                 head = (head + piece[: tables.HEAD_BYTES])[: tables.HEAD_BYTES]
                 if wish.idempotency_key:
                     hashed.update(piece)
                 await writer.write(piece)
             source = wish.plan.source or tables.format_of(
-                name=wish.name, media_type=wish.media_type, head=head
+                name=wish.taken_from, media_type=wish.media_type, head=head
             )
             blob = await writer.commit()
         batch = Batch(
@@ -211,6 +223,34 @@ class Batches:
             return known, False
         self._wake.set()
         return batch, True
+
+    async def _require_place(self, wish: BatchWish) -> None:
+        """Return if what a wish has put down could be put there now."""
+        if not wish.put_into:
+            return
+        if wish.put_into == wish.taken_from:
+            raise InputInvalid("The output would replace the table it is made from.")
+        await self.folders.require_writable(self._tenant(wish.version.tenant_id), wish.put_into)
+
+    @contextlib.asynccontextmanager
+    async def _pieces(
+        self, wish: BatchWish, pieces: AsyncIterator[bytes] | None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The table's bytes: those that were sent, or those of the file that is named."""
+        if pieces is not None:
+            yield pieces
+            return
+        tenant = self._tenant(wish.version.tenant_id)
+        file = self.folders.read(tenant, wish.taken_from, bytes_max=self._bytes_max)
+        async with contextlib.aclosing(file):
+            yield file
+
+    def _tenant(self, tenant_id: str) -> str:
+        """A tenant's name. Raises NotFound: it was removed meanwhile."""
+        tenant = self._store.registry.snapshot.tenant_by_id(tenant_id)
+        if tenant is None:
+            raise NotFound("There is no such tenant.")
+        return tenant.name
 
     def _digest(self, wish: BatchWish, table: bytes) -> str:
         """What tells requests with one key apart; ``table`` is the digest of what was sent."""
@@ -281,38 +321,16 @@ class Batches:
         return await self._followers.changed(batch.id, look, batch, timeout_s)
 
     def output(self, batch: Batch) -> AsyncGenerator[bytes]:
-        """The output of a batch that succeeded: a table in the format it was asked in.
+        """The output of a batch all of whose rows have results: a table in the format asked for.
 
         Raises:
             JobUnfinished: there is none.
         """
-        if batch.status != "succeeded":
+        if not batch.has_output:
             raise JobUnfinished(
                 f"The batch is {batch.status} and has no output.", job_status=batch.status
             )
-        parts = sorted(batch.parts, key=lambda part: part.row)
-        names = batch_rows.merged(part.names for part in parts)
-        taken = [name for name, _ in batch.columns] if batch.plan.carry else []
-        joined = Joined(self._store, batch, parts)
-        sources = [
-            tables.Input(
-                read_at=joined.read_at,
-                size_bytes=joined.size_bytes,
-                format="ndjson",
-                columns=names,
-                renamed=batch_rows.renamed(names, taken),
-            )
-        ]
-        if batch.plan.carry:
-            sources.insert(
-                0,
-                tables.Input(
-                    read_at=self._scoring.reader(batch),
-                    size_bytes=batch.input.size_bytes - len(head_of_table(batch.id)),
-                    format=tables.require_format(batch.plan.source),
-                ),
-            )
-        return tables.converted(sources, into=tables.require_format(batch.plan.into))
+        return self._output.table(batch)
 
     @property
     def waiting(self) -> int:
@@ -420,6 +438,7 @@ class Batches:
                 await self._change(batch, partial(_only, event), _ACTOR)
                 self._followers.tell(batch.id)
             await self._scoring.score(run)
+            await self._scoring.patiently(partial(self._output.put_down, batch))
             await self._end(batch, "succeeded", None, self._record)
         except asyncio.CancelledError:
             if not run.is_canceled:

@@ -402,6 +402,12 @@ class StateError(ApplianceError):
     retry_after_s: ClassVar[int | None] = 5
 
 
+class FolderUnavailable(StateError):
+    """A folder that IT lets batches use is not there, or cannot be read or written now."""
+
+    slug, title = "folder-unavailable", "Folder not available"
+
+
 class Uninitialised(StateError):
     """The data folder was never initialised."""
 

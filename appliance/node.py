@@ -423,7 +423,7 @@ class Node:
             store=store,
             invoker=invoker,
             jobs=jobs,
-            batches=Batches(store, invoker, jobs, self._require_pool, settings.jobs, self.metrics),
+            batches=Batches(store, invoker, jobs, self._require_pool, settings, self.metrics),
             lifecycle=lifecycle,
             tracking=tracking,
             intake=Intake(store, lifecycle, tracking),

@@ -51,6 +51,7 @@ PERMISSIONS: tuple[str, ...] = (
     "artifact:read",
     "job:read",
     "job:cancel",
+    "folder:use",
     "comparison:create",
     "comparison:read",
     "comparison:cancel",

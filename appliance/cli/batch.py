@@ -1,4 +1,4 @@
-"""``appliance batch``: run, submit, wait, list, show, cancel, output.
+"""``appliance batch``: run, submit, wait, list, show, cancel, output, folders.
 
 Owns: these commands, and the notation ``TENANT/BATCH``.
 Never: looks into a table, or keeps anything of a batch on this side but the file it was told to.
@@ -30,6 +30,7 @@ _MEDIA = {
     "jsonl": "application/x-ndjson",
     "json": "application/json",
 }
+_INTO = ("parquet", "csv", "ndjson")
 _PIECE = 1024 * 1024
 
 
@@ -45,56 +46,70 @@ def batch() -> None:
     """Tables that a version scores row by row; a restart goes on where it was."""
 
 
+_OPTIONS = (
+    click.argument("name", metavar="TENANT/NAME[:VERSION|@ALIAS]"),
+    click.option(
+        "--data",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The table: .parquet, .csv, .ndjson or .json.",
+    ),
+    click.option(
+        "--from",
+        "taken_from",
+        default="",
+        metavar="FOLDER/FILE",
+        help="Or where the appliance finds it, see 'batch folders'.",
+    ),
+    click.option(
+        "--to",
+        "put_into",
+        default="",
+        metavar="FOLDER/FILE",
+        help="Where the appliance puts the output, in place of a file of that name.",
+    ),
+    click.option(
+        "--form",
+        type=click.Choice(["auto", "records", "rows", "columns", "list"]),
+        default="auto",
+        show_default=True,
+        help="How rows are put into a body.",
+    ),
+    click.option(
+        "--on-error",
+        type=click.Choice(["fail", "null"]),
+        default="fail",
+        show_default=True,
+        help="A row that fails ends the batch, or gets null and its error.",
+    ),
+    click.option(
+        "--chunk-rows",
+        type=click.IntRange(1, 100_000),
+        default=1000,
+        show_default=True,
+        help="Most rows of one call.",
+    ),
+    click.option("--no-carry", is_flag=True, help="Leave the table's columns out."),
+    click.option(
+        "--idempotency-key",
+        default="",
+        help="The same key and request give the same batch for as long as it is kept.",
+    ),
+    click.option(
+        "--webhook", default="", metavar="URL", help="Tell this https address of the batch."
+    ),
+    click.option(
+        "--webhook-event",
+        "webhook_events",
+        multiple=True,
+        type=click.Choice(["start", "progress", "completed"]),
+        help="Of this; start and completed if none is given.",
+    ),
+)
+
+
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     """What ``run`` and ``submit`` take."""
-    for option in reversed(
-        (
-            click.argument("name", metavar="TENANT/NAME[:VERSION|@ALIAS]"),
-            click.option(
-                "--data",
-                required=True,
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="The table: .parquet, .csv, .ndjson or .json.",
-            ),
-            click.option(
-                "--form",
-                type=click.Choice(["auto", "records", "rows", "columns", "list"]),
-                default="auto",
-                show_default=True,
-                help="How rows are put into a body.",
-            ),
-            click.option(
-                "--on-error",
-                type=click.Choice(["fail", "null"]),
-                default="fail",
-                show_default=True,
-                help="A row that fails ends the batch, or gets null and its error.",
-            ),
-            click.option(
-                "--chunk-rows",
-                type=click.IntRange(1, 100_000),
-                default=1000,
-                show_default=True,
-                help="Most rows of one call.",
-            ),
-            click.option("--no-carry", is_flag=True, help="Leave the table's columns out."),
-            click.option(
-                "--idempotency-key",
-                default="",
-                help="The same key and request give the same batch for as long as it is kept.",
-            ),
-            click.option(
-                "--webhook", default="", metavar="URL", help="Tell this https address of the batch."
-            ),
-            click.option(
-                "--webhook-event",
-                "webhook_events",
-                multiple=True,
-                type=click.Choice(["start", "progress", "completed"]),
-                help="Of this; start and completed if none is given.",
-            ),
-        )
-    ):
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
@@ -109,24 +124,25 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 @_options
 @click.option(
     "--out",
-    required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the scored table here: .parquet, .csv or .ndjson.",
 )
 @pass_context
-def run(context: Context, /, name: str, data: Path, out: Path, **plan: Any) -> None:
+def run(context: Context, /, name: str, data: Path | None, out: Path | None, **plan: Any) -> None:
     """Score a table and fetch the result; what cuts this off, cuts off the waiting only."""
-    into = {"pq": "parquet", "jsonl": "ndjson"}.get(_extension(out), _extension(out))
-    if into not in ("parquet", "csv", "ndjson"):
-        raise click.UsageError(f"'{out.name}': write .parquet, .csv or .ndjson.")
+    if out is None and not plan["put_into"]:
+        raise click.UsageError("say where the scored table goes: --out FILE, or --to FOLDER/FILE.")
+    into = _format_of(out.name if out else plan["put_into"])
     with context.client(timeout_s=following.TIMEOUT_S) as client:
         with context.output.progress("score") as advance:
             document = _submit(client, name, data, {**plan, "into": into}, advance)
             context.output.say(f"appliance batch show {_place(document)}")
             document = _wait(client, document, advance)
         require_succeeded(document, "batch")
-        following.fetch(client, f"{document['urls']['get']}/output", out)
-    context.output.data(document, f"{_place(document)}  {document['rows']} rows scored to {out}")
+        if out is not None:
+            following.fetch(client, f"{document['urls']['get']}/output", out)
+    where = out or document["put_into"]
+    context.output.data(document, f"{_place(document)}  {document['rows']} rows scored to {where}")
 
 
 @batch.command(
@@ -134,19 +150,20 @@ def run(context: Context, /, name: str, data: Path, out: Path, **plan: Any) -> N
     examples=(
         "appliance batch submit demo/churn:4 --data rows.parquet",
         "appliance batch submit demo/churn@live --data rows.csv --into csv --on-error null",
+        "appliance batch submit demo/churn --from lake/rows.parquet --to lake/scored.parquet",
     ),
 )
 @_options
 @click.option(
     "--into",
-    type=click.Choice(["parquet", "csv", "ndjson"]),
-    default="parquet",
-    show_default=True,
-    help="The format of the output.",
+    type=click.Choice(_INTO),
+    help="The format of the output: that of --to by its name, else parquet.",
 )
 @pass_context
-def submit(context: Context, /, name: str, data: Path, **plan: Any) -> None:
+def submit(context: Context, /, name: str, data: Path | None, **plan: Any) -> None:
     """Have a table scored, without waiting."""
+    named = plan["put_into"]
+    plan["into"] = plan["into"] or (_format_of(named) if named else "parquet")
     with (
         context.client(timeout_s=following.TIMEOUT_S) as client,
         context.output.progress("upload") as advance,
@@ -207,6 +224,21 @@ def wait(context: Context, name: str, timeout: int | None) -> None:
     require_succeeded(document, "batch")
 
 
+@batch.command("folders", examples=("appliance batch folders demo",))
+@click.argument("tenant")
+@pass_context
+def folders(context: Context, tenant: str) -> None:
+    """List the folders that tables may be taken from, and outputs put into."""
+    with context.client() as client:
+        document = client.get(f"/api/v1/tenants/{segment(tenant)}/folders")
+    context.output.table(
+        document,
+        document["items"],
+        (("FOLDER", "name"), ("WRITABLE", "writable")),
+        empty="no folders: IT declares them, see batches.folders in 'appliance config explain'",
+    )
+
+
 @batch.command("cancel", examples=("appliance batch cancel demo/batch_0123456789abc",))
 @click.argument("name", metavar="TENANT/BATCH")
 @pass_context
@@ -232,9 +264,11 @@ def output(context: Context, name: str, out: Path | None) -> None:
 
 
 def _submit(
-    client: Client, name: str, data: Path, plan: dict[str, Any], advance: Advance
+    client: Client, name: str, data: Path | None, plan: dict[str, Any], advance: Advance
 ) -> dict[str, Any]:
     target = reference(name)
+    if (data is None) == (not plan["taken_from"]):
+        raise click.UsageError("the table is --data FILE or --from FOLDER/FILE, one of them.")
     query = {
         "into": plan["into"],
         "form": plan["form"],
@@ -242,9 +276,22 @@ def _submit(
         "chunk_rows": plan["chunk_rows"],
         "carry": "false" if plan["no_carry"] else "true",
     }
+    named = {"from": plan["taken_from"], "to": plan["put_into"]}
+    query |= {key: place for key, place in named.items() if place}
+    if data is None:
+        sent: dict[str, Any] = {"headers": _wishes(plan)}
+    else:
+        sent = _upload(data, plan, advance)
+    reply = client.request("POST", f"{target.target}/batch", params=query, **sent)
+    document: dict[str, Any] = reply.json()
+    return document
+
+
+def _upload(data: Path, plan: dict[str, Any], advance: Advance) -> dict[str, Any]:
+    """What a request with a table in it has."""
     size = data.stat().st_size
     headers = {
-        "Content-Type": _MEDIA.get(_extension(data), "application/octet-stream"),
+        "Content-Type": _MEDIA.get(_extension(data.name), "application/octet-stream"),
         "Content-Length": str(size),
         **_wishes(plan),
     }
@@ -257,11 +304,7 @@ def _submit(
                 advance(0.1 * sent / size, f"sending {data.name}")
                 yield piece
 
-    reply = client.request(
-        "POST", f"{target.target}/batch", params=query, content=pieces(), headers=headers
-    )
-    document: dict[str, Any] = reply.json()
-    return document
+    return {"content": pieces(), "headers": headers}
 
 
 def _wishes(plan: dict[str, Any]) -> dict[str, str]:
@@ -288,8 +331,16 @@ def _wait(client: Client, document: dict[str, Any], advance: Advance) -> dict[st
     return following.ended(client, document, each=each, step_s=1)
 
 
-def _extension(path: Path) -> str:
-    return path.suffix.lower().removeprefix(".")
+def _extension(name: str) -> str:
+    return Path(name).suffix.lower().removeprefix(".")
+
+
+def _format_of(name: str) -> str:
+    """The format that a file of this name has."""
+    into = {"pq": "parquet", "jsonl": "ndjson"}.get(_extension(name), _extension(name))
+    if into not in _INTO:
+        raise click.UsageError(f"'{name}': write .parquet, .csv or .ndjson.")
+    return into
 
 
 def _path(name: str) -> str:
@@ -318,6 +369,9 @@ def _lines(document: dict[str, Any]) -> str:
         "speed": document["rows_per_s"] and f"{document['rows_per_s']:.0f} rows/s",
         "left": left is not None and f"{left:.0f} s",
         "input": f"{document['input_bytes']} bytes of {document['source']}",
+        "from": document["taken_from"],
+        "to": document["put_into"],
+        "schedule": document["scheduled_by"],
         "columns": ", ".join(f"{c['name']} {c['type']}" for c in document["columns"][:20]),
         "asked in": f"{document['form']}, at most {document['chunk_rows']} rows a call",
         "output": document["into"],

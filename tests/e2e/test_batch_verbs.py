@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,28 @@ DOUBLE = {
     ),
 }
 SCORED = b"".join(b'{"n":%d,"prediction":%d}\n' % (n, 2 * n) for n in range(40))
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lake")
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, run_root: Path, lake: Path
+) -> Iterator[RunningAppliance]:
+    """One whose IT lets batches use a folder."""
+    folders = {"lake": {"path": str(lake), "tenants": ["acme"], "writable": True}}
+    made = RunningAppliance(
+        tmp_path_factory.mktemp("appliance") / "data",
+        run_root,
+        batches__folders=json.dumps(folders),
+    )
+    made.initialise()
+    made.start()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +112,24 @@ def test_a_batch_that_failed_is_a_problem_of_the_verb_that_waits(
     out = rows.with_name("scored.csv")
     typed(running, "run", model, "--data", str(rows), "--out", str(out), code=69)
     assert not out.exists()
+
+
+def test_a_table_is_taken_from_a_folder_and_put_into_one(
+    running: RunningAppliance, model: str, rows: Path, lake: Path
+) -> None:
+    (lake / "rows.csv").write_bytes(rows.read_bytes())
+    listed = told(running, "folders", "acme")["items"]
+    assert listed == [{"name": "lake", "writable": True}]
+    assert b"lake" in typed(running, "folders", "acme")
+    asked = (model, "--from", "lake/rows.csv", "--to", "lake/scored.ndjson")
+    done = told(running, "run", *asked)
+    assert (done["status"], done["put_into"]) == ("succeeded", "lake/scored.ndjson")
+    assert (lake / "scored.ndjson").read_bytes() == SCORED
+    assert "lake/rows.csv" in typed(running, "show", f"acme/{done['id']}").decode()
+    refused = told(running, "submit", model, "--from", "lake/../rows.csv", code=65)
+    assert refused["code"] == "input-invalid"
+    assert b"one of them" in typed(running, "submit", model, code=64)
+    assert b"one of them" in typed(running, "submit", *asked, "--data", str(rows), code=64)
+    assert b".parquet, .csv or .ndjson" in typed(
+        running, "submit", model, "--from", "lake/rows.csv", "--to", "lake/x.xls", code=64
+    )

@@ -260,6 +260,7 @@ async def inside(
     has_passphrase: bool = False,
     sandbox: dict[str, Any] | None = None,
     webhooks: dict[str, Any] | None = None,
+    folders: dict[str, config.Folder] | None = None,
     hosts_file: str = "",
     executor: Any = EchoExecutor,
     **http: Any,
@@ -277,6 +278,7 @@ async def inside(
     )
     settings = config.replace(settings, "egress", hosts_file=hosts_file)
     settings = config.replace(settings, "webhooks", **(webhooks or {}))
+    settings = config.replace(settings, "batches", folders=folders or {})
     if http:
         settings = config.replace(settings, "http", **http)
     node = Node(settings, executor_factory=lambda: executor(folder / "data"))

@@ -32,7 +32,7 @@ TABLE: dict[str, set[str]] = {
         "self:read", "tenant:read", "key:read", "key:create", "key:revoke", "model:read",
         "model:register", "model:remove", "version:retire", "alias:set", "route:set",
         "model:invoke", "audit:read", "reservation:set", "egress:read",
-        "secret:read", "secret:set", "secret:remove", "job:read", "job:cancel",
+        "secret:read", "secret:set", "secret:remove", "job:read", "job:cancel", "folder:use",
         "drift:read", "drift:set",
         "webhook:read", "webhook:set", "schedule:read", "schedule:set",
         "run:read", "run:write", "artifact:read",

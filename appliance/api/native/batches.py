@@ -27,6 +27,7 @@ from appliance.errors import (
     BodyTimeout,
     DiskFull,
     EgressDenied,
+    FolderUnavailable,
     Gone,
     IdempotencyKeyReused,
     InputInvalid,
@@ -86,6 +87,9 @@ class BatchDoc(Document):
     completed_at: Time | None
     input_bytes: int
     error: Annotated[dict[str, Any] | None, Meta(description="A problem document (RFC 9457).")]
+    taken_from: Annotated[str | None, Meta(description="The file its table was read from.")]
+    put_into: Annotated[str | None, Meta(description="The file its output is written to.")]
+    scheduled_by: Annotated[str | None, Meta(description="The schedule that submitted it.")]
     idempotency_key: str | None
     webhook: Annotated[str | None, Meta(description="Scheme, host and port of its own webhook.")]
     urls: dict[str, str]
@@ -99,6 +103,19 @@ class BatchProgress(Document):
     rows_failed: int
     rows_per_s: float
     eta_s: float | None
+
+
+class FolderDoc(Document):
+    """A folder of the machine that tables may be taken from."""
+
+    name: str
+    writable: Annotated[bool, Meta(description="Whether outputs may be put there.")]
+
+
+class FolderList(Document):
+    """The folders a tenant may use."""
+
+    items: list[FolderDoc]
 
 
 class BatchList(Document):
@@ -116,6 +133,9 @@ async def submit(context: Context) -> Reply:
 
     With an `Idempotency-Key` the same request gives the same batch for as long as it is kept.
     `Webhook` and `Webhook-Events-Filter` are those of jobs, for `start`, `progress`, `completed`.
+
+    With `from` there is no body: the table is a file in a folder that IT lets the tenant use. With
+    `to` the output is written to one, too, in place of a file of that name, before the batch ends.
     """
     model = model_of(context)
     number = alias_of(context, model, LIVE).number
@@ -138,24 +158,43 @@ async def _submit(context: Context, version: Version | None) -> Reply:
     if version is None:
         raise wire.not_found()
     calls.require_callable(context, version)
-    params = context.request.params
+    params, query = context.request.params, context.request.query
+    taken_from, put_into = query.get("from", ""), query.get("to", "")
+    if taken_from or put_into:
+        require_folders(context)
+    if taken_from and context.request.header("content-length") not in ("", "0"):
+        raise Malformed("The table is the body of the request, or 'from' names it: not both.")
     webhook, wanted = await following.own_webhook(context, BATCH_TYPES, _WEBHOOK_DEFAULT)
     wish = BatchWish(
         principal_id=context.principal.id,
         version=version,
         plan=_plan(context, version),
         target=f"{params.get('version', '')}@{params.get('alias', '')}",
-        media_type=context.request.content_type or "",
+        media_type="" if taken_from else context.request.content_type or "",
         idempotency_key=following.idempotency_key(context),
         webhook=webhook,
         webhook_events=wanted,
+        taken_from=taken_from,
+        put_into=put_into,
     )
     limit = context.node.settings.http.upload_bytes_max
     pieces = context.request.chunks(limit, rate_min=UPLOAD_RATE_MIN)
-    batch, is_new = await context.services.batches.submit(wish, pieces)
+    batch, is_new = await context.services.batches.submit(wish, None if taken_from else pieces)
     where = ("location", _url(context, batch))
     headers = (where, *following.replayed(is_new))
     return json_reply(_document(context, batch), status=202, headers=headers)
+
+
+def require_folders(context: Context) -> None:
+    """Return if the caller may name files in folders of the machine. Raises Forbidden."""
+    context.policy.require(context.principal, "folder:use", tenant_id=context.tenant.id)
+
+
+async def list_folders(context: Context) -> Reply:
+    """The folders of this machine that IT lets the tenant use for tables of batches."""
+    found = context.services.batches.folders.of_tenant(context.tenant.name)
+    items = [FolderDoc(name=name, writable=writable) for name, writable in found.items()]
+    return json_reply(FolderList(items=items))
 
 
 def _plan(context: Context, version: Version) -> BatchPlan:
@@ -255,7 +294,7 @@ def _url(context: Context, batch: Batch) -> str:
 def _document(context: Context, batch: Batch) -> BatchDoc:
     url, plan = _url(context, batch), batch.plan
     urls = {"get": url, "cancel": f"{url}/cancel", "stream": url}
-    if batch.status == "succeeded":
+    if batch.has_output:
         urls["output"] = f"{url}/output"
     return BatchDoc(
         id=batch.id,
@@ -278,6 +317,9 @@ def _document(context: Context, batch: Batch) -> BatchDoc:
         completed_at=clock.text_from_ns(batch.ended_ns) if batch.ended_ns else None,
         input_bytes=batch.input.size_bytes - len(head_of_table(batch.id)),
         error=following.shown_problem(context, batch.problem, batch.id),
+        taken_from=batch.taken_from or None,
+        put_into=batch.put_into or None,
+        scheduled_by=batch.scheduled_by or None,
         idempotency_key=batch.idempotency_key or None,
         webhook=place_from_url(batch.webhook).origin if batch.webhook else None,
         urls=urls,
@@ -315,6 +357,8 @@ _SUBMIT: dict[str, Any] = {
             doc="The format of the table, where neither content type nor first bytes say it.",
             schema={**_TEXT, "enum": [*tables.FORMATS]},
         ),
+        Query(name="from", doc="Read the table here: FOLDER/path/in/it.", schema=_TEXT),
+        Query(name="to", doc="Write the output here: FOLDER/path/in/it.", schema=_TEXT),
         _choice("into", "The format of the output.", *_INTO),
         _choice("form", "How rows are put into a body.", "auto", *batch_rows.FORMS),
         _choice("carry", "Whether the table's columns are in the output.", "true", "false"),
@@ -335,6 +379,7 @@ _SUBMIT: dict[str, Any] = {
         Malformed,
         IdempotencyKeyReused,
         EgressDenied,
+        FolderUnavailable,
         InputInvalid,
         UnsupportedMedia,
         TooLarge,
@@ -357,6 +402,14 @@ OPERATIONS = (
         handler=submit_alias,
         summary="Score a table with the version an alias points at",
         **_SUBMIT,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/tenants/{tenant}/folders",
+        permission="folder:use",
+        handler=list_folders,
+        summary="List the folders a tenant may use",
+        reply=FolderList,
     ),
     Operation(
         method="GET",
