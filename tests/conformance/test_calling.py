@@ -18,56 +18,15 @@ from typing import Any
 
 import pytest
 from boxes import RUN_MODEL, SPEAK, pieces, tar_of
+from other_models import Other
 
-from appliance.errors import ApplianceError, CapacityExhausted, Forbidden
 from appliance.sandbox.frames import GuestFault, LinkLost
 from appliance.sandbox.link import Link
-from appliance.sandbox.spec import Asked, Reply, Request
+from appliance.sandbox.spec import Asked, Request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DEADLINE_S = 60
-
-
-class Other:
-    """The other models: ``echo`` answers at once, ``slow`` never, ``second`` once
-    another is open, ``no`` is refused."""
-
-    def __init__(self) -> None:
-        self.parallel_max = 3
-        self.frames_max = 20
-        self.body_bytes_max = 1000
-        self.deadline_ns = 0
-        self.room = 10_000
-        self.asked: list[Asked] = []
-        self.open = self.most = self.cancelled = 0
-
-    def hold(self, size: int) -> None:
-        if size > self.room:
-            raise CapacityExhausted("no room")
-        self.room -= size
-
-    def told(self, error: ApplianceError) -> str:
-        return error.detail
-
-    async def call(self, asked: Asked) -> Reply:
-        self.asked.append(asked)
-        self.open += 1
-        self.most = max(self.most, self.open)
-        try:
-            if asked.target == "no":
-                raise Forbidden("you may not")
-            if asked.target == "crash":
-                raise RuntimeError("a secret of the host")
-            while asked.target == "second" and self.open < 2:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(600 if asked.target == "slow" else 0.01)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        finally:
-            self.open -= 1
-        return Reply(content_type=asked.content_type, body=asked.body, compute_us=1)
 
 
 class Talk:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from languages import installed
 from running import RunningAppliance
 
 pytestmark = pytest.mark.podman
+DOCUMENT = Path(__file__).parents[2] / "docs" / "pipelines.md"
+LANGUAGES = {
+    "node18": ("javascript", "model.js", "model.js:Model"),
+    "ruby3.1": ("ruby", "model.rb", "model.rb:Model"),
+    "java17": ("java", "Model.java", "Model.java:Model"),
+    "cpp": ("cpp", "model.cpp", "model.cpp:Model"),
+    "mono6.8": ("csharp", "Model.cs", "Model.cs:Model"),
+    "r4.2": ("r", "model.R", "model.R:load_model"),
+}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "iris-pipeline"
 ROWS = str(EXAMPLE / "rows.json")
 
@@ -55,6 +66,32 @@ def test_a_model_calls_two_others_and_the_audit_log_shows_all_three(
     lines = text(running, "audit", "calls", request_id).splitlines()
     assert lines[1].startswith("demo/screener:1 ")
     assert lines[2].startswith("  demo/iris-scaler:1 ")
+
+
+@pytest.mark.parametrize("runtime", [name for name in LANGUAGES if name in installed()])
+def test_what_the_document_shows_in_each_language_calls_as_it_says(
+    running: RunningAppliance, parts: str, tmp_path: Path, runtime: str
+) -> None:
+    spoken, file, entry = LANGUAGES[runtime]
+    (code,) = re.findall(rf"```{spoken}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    (tmp_path / file).write_text(code)
+    (tmp_path / "appliance.toml").write_text(
+        f'runtime = "{runtime}"\nentry = "{entry}"\n'
+        'calls = ["iris-scaler", "iris-classifier@live"]\n'
+    )
+    name = f"{parts}/calls-{spoken}"
+    text(running, "model", "push", str(tmp_path), name)
+    done = running.cli("model", "call", name, "--data", ROWS)
+    assert done.returncode == 0, done.stderr
+    expected = json.loads((EXAMPLE / "expected.json").read_text())
+    answer = json.loads(done.stdout)
+    if runtime == "cpp":  # passes the scaler's answer on
+        assert len(answer["features"]) == len(expected["probabilities"])
+    else:
+        assert answer["classes"] == expected["classes"]
+    tree = cli(running, "audit", "calls", done.stderr.decode().split()[-1])
+    called = [] if runtime == "cpp" else ["iris-classifier"]
+    assert [one["model"] for one in tree["calls"]][1:] == ["iris-scaler", *called]
 
 
 def test_a_declared_pipeline_answers_as_the_whole_does(

@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.records import CallLimits, Container, Isolation, Resources
 from appliance.sandbox.executor import Executor, Sandbox
-from appliance.sandbox.spec import MIB, Request, SandboxSpec, ZygoteKey
+from appliance.sandbox.spec import MIB, Calls, Request, SandboxSpec, ZygoteKey
 
 RUNTIME = "python3.11"
 
@@ -140,6 +140,7 @@ class Box:
         *,
         timeout_ms: int = 0,
         reply_bytes_max: int = 0,
+        calls: Calls | None = None,
     ) -> tuple[str, bytes]:
         """Content type and bytes of an answer."""
         self._asked += 1
@@ -150,6 +151,7 @@ class Box:
                 body=body,
                 timeout_ms=timeout_ms or self.spec.limits.invoke_timeout_ms,
                 reply_bytes_max=reply_bytes_max or self.spec.limits.reply_bytes_max,
+                calls=calls,
             )
         )
         return reply.content_type, reply.body

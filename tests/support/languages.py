@@ -50,6 +50,16 @@ SPOKEN = {
         Spoken("mono6.8", "Model.cs", "Model.cs:Model", "System.ArgumentException: as asked"),
     )
 }
+CALLERS = {
+    "python3.11": "calls.py:Model",
+    "node18": "calls.js:Model",
+    "ruby3.1": "calls.rb:Model",
+    "cpp": "calls.cpp:Model",
+    "r4.2": "calls.R:load_model",
+    "java17": "Calls.java:Calls",
+    "mono6.8": "Calls.cs:Calls",
+}
+"""The model that calls others, in each language that can: its file and what is in it."""
 _compiled: dict[tuple[str, bytes], bytes] = {}
 
 
@@ -87,16 +97,28 @@ async def with_program(
 
 
 @asynccontextmanager
-async def box_of(executor: Executor, runtime: str, memory_mb: int = 0) -> AsyncIterator[Box]:
-    """A sandbox with the conformance model of a language loaded."""
+async def box_of(
+    executor: Executor, runtime: str, memory_mb: int = 0, *, calls: bool | None = None
+) -> AsyncIterator[Box]:
+    """A sandbox with the conformance model of a language loaded.
+
+    With ``calls`` that is the model which calls others; where it is false the manifest did not
+    declare that.
+    """
     spoken = SPOKEN[runtime]
-    files = {spoken.file: (MODELS / spoken.file).read_bytes()}
-    files = await with_program(executor, runtime, spoken.entry, files)
+    file, entry = spoken.file, spoken.entry
+    if calls is not None:
+        entry = CALLERS[runtime]
+        file = entry.partition(":")[0]
+        entry = entry.replace(".py:", ":")
+    files = {file: (MODELS / file).read_bytes()}
+    files = await with_program(executor, runtime, entry, files)
     spec = spec_of(
         runtime=runtime,
-        entry=spoken.entry,
+        entry=entry,
         files=files,
         memory_mb=memory_mb or spoken.memory_mb,
+        makes_calls=bool(calls),
     )
     async with box(executor, spec, files) as one:
         yield one

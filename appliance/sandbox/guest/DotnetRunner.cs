@@ -15,8 +15,8 @@ using System.Threading.Tasks;
 /// The runner for C# and its relatives: the process inside a sandbox that loads one model and answers
 /// its calls.
 ///
-/// Owns: the guest half of PROTOCOL.md for .NET; the framework only, one file. It is compiled together
-/// with the model (dotnet_build.sh); native_runner.pl unpacks the artifact and becomes this program,
+/// Owns: the guest half of PROTOCOL.md for .NET; the framework only. It is compiled together with
+/// DotnetCalling.cs (calls of other models) and the model (dotnet_build.sh); native_runner.pl unpacks the artifact and becomes this program,
 /// whose standard input is the connection. Never: is trusted; model code shares the process.
 ///
 /// A model: <c>entry = "Model.cs:Model"</c> (or <c>"model.dll:Namespace.Class"</c>, compiled elsewhere),
@@ -49,7 +49,7 @@ public static class DotnetRunner
     static extern int dup3(int from, int to, int flags);
 
     /// <summary>Something to report as ERR.</summary>
-    sealed class Fault : Exception
+    internal sealed class Fault : Exception
     {
         public readonly string Kind;
 
@@ -64,6 +64,7 @@ public static class DotnetRunner
         // The model's standard input is empty; its children inherit no connection.
         if (dup3(0, Link, CloseOnExec) < 0 || dup3(open("/dev/null", 0), 0, 0) < 0) Environment.Exit(1);
         CultureInfo.DefaultThreadCurrentCulture = CultureInfo.InvariantCulture;
+        Appliance.Models.Begin();
         var watch = Stopwatch.StartNew();
         Func<object, object> predict = null;
         try
@@ -83,18 +84,14 @@ public static class DotnetRunner
 
     static void ServeOne(Func<object, object> predict)
     {
-        byte[] prefix = Receive(12);
-        string header = Strict.GetString(Receive((int)Number(prefix, 0, 4)));
-        long size = Number(prefix, 4, 8);
-        string id = "";
+        Frame frame = Appliance.Models.IsDeclared ? Appliance.Models.Receive() : Read();
+        string id = (string)frame.Header["id"];
         try
         {
-            var members = (Dictionary<string, object>)new Json(header).Document();
-            id = (string)members["id"];
-            byte[] body = Receive(checked((int)size));
             var watch = Stopwatch.StartNew();
             string kind;
-            byte[] answer = Answer(predict(Inputs((string)members["content_type"], body)), out kind);
+            object inputs = Inputs((string)frame.Header["content_type"], frame.Body);
+            byte[] answer = Answer(predict(inputs), out kind);
             Console.Out.Flush();
             Send("{\"type\":\"RES\",\"id\":" + Json.Quoted(id) + ",\"content_type\":" + Json.Quoted(kind)
                 + ",\"compute_us\":" + Microseconds(watch) + "}", answer);
@@ -182,7 +179,38 @@ public static class DotnetRunner
         }
     }
 
+    /// <summary>A frame that came.</summary>
+    internal sealed class Frame
+    {
+        public Dictionary<string, object> Header;
+        public byte[] Body;
+    }
+
+    /// <summary>One frame; a body there is no memory for ends the process with the words for it.</summary>
+    internal static Frame Read()
+    {
+        try
+        {
+            byte[] prefix = Receive(12);
+            string header = Strict.GetString(Receive((int)Number(prefix, 0, 4)));
+            var members = (Dictionary<string, object>)new Json(header).Document();
+            return new Frame { Header = members, Body = Receive(checked((int)Number(prefix, 4, 8))) };
+        }
+        catch (Exception error) when (error is OutOfMemoryException || error is OverflowException)
+        {
+            Console.Error.WriteLine("System.OutOfMemoryException: " + error.Message);
+            Environment.Exit(1);
+            throw;
+        }
+    }
+
     static void Send(string header, byte[] body)
+    {
+        if (Appliance.Models.IsDeclared) Appliance.Models.Answer(header, body);
+        else WriteFrame(header, body);
+    }
+
+    internal static void WriteFrame(string header, byte[] body)
     {
         byte[] text = Lenient.GetBytes(header);
         var frame = new byte[12 + text.Length];
@@ -264,7 +292,7 @@ public static class DotnetRunner
 
     // ------------------------------------------------------------ values
 
-    static object Inputs(string contentType, byte[] body)
+    internal static object Inputs(string contentType, byte[] body)
     {
         string media = contentType.Split(';')[0].Trim().ToLowerInvariant();
         bool isJson = media == "application/json" || media.EndsWith("+json", StringComparison.Ordinal);
@@ -284,7 +312,7 @@ public static class DotnetRunner
         }
     }
 
-    static byte[] Answer(object value, out string contentType)
+    internal static byte[] Answer(object value, out string contentType)
     {
         var task = value as Task;
         if (task != null)
@@ -301,7 +329,7 @@ public static class DotnetRunner
     }
 
     /// <summary>JSON (RFC 8259), both ways.</summary>
-    sealed class Json
+    internal sealed class Json
     {
         const int DepthMax = 1000;
         readonly string text;

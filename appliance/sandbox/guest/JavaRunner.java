@@ -1,3 +1,4 @@
+import appliance.Models;
 import java.io.IOException;
 import java.io.InputStream;
 import java.lang.invoke.MethodHandle;
@@ -20,8 +21,8 @@ import java.util.Map;
 /**
  * The Java runner: the process inside a sandbox that loads one model and answers its calls.
  *
- * <p>Owns: the guest half of PROTOCOL.md for Java; the standard library only, one file. It is compiled
- * together with the model (java_build.sh); native_runner.pl unpacks the artifact and becomes this
+ * <p>Owns: the guest half of PROTOCOL.md for Java; the standard library only. It is compiled together
+ * with Models.java (calls of other models) and the model (java_build.sh); native_runner.pl unpacks the artifact and becomes this
  * program, whose standard input is the connection. Never: is trusted; model code shares the process.
  *
  * <p>A model: {@code entry = "Model.java:Model"}, a class with a constructor of the folder's path (a
@@ -32,6 +33,7 @@ public final class JavaRunner {
     private static final int PIECE = 64 * 1024;
     private static SocketChannel link;
     private static MethodHandle predict;
+    private static Models models; // where the manifest declares calls
 
     private JavaRunner() {}
 
@@ -45,13 +47,40 @@ public final class JavaRunner {
         }
     }
 
-    private record Answer(String contentType, byte[] body) {}
+    /** How calls of other models travel. */
+    private static final class Way implements Models.Way {
+        @Override
+        public Models.Frame read() throws IOException {
+            return JavaRunner.read();
+        }
+
+        @Override
+        public void write(String header, byte[] body) throws IOException {
+            JavaRunner.write(header, body);
+        }
+
+        @Override
+        public String json(Object value) throws Exception {
+            return Json.text(value);
+        }
+
+        @Override
+        public Models.Content content(Object value) throws Exception {
+            return answer(value);
+        }
+
+        @Override
+        public Object value(String contentType, byte[] body) throws Exception {
+            return inputs(contentType, body);
+        }
+    }
 
     public static void main(String[] arguments) throws Exception {
         link = (SocketChannel) System.inheritedChannel();
         System.setIn(InputStream.nullInputStream());
         long started = System.nanoTime();
         useProxy(System.getenv("HTTP_PROXY"));
+        if (System.getenv("APPLIANCE_CALLS") != null) models = Models.over(new Way());
         try {
             predict = load(System.getenv("APPLIANCE_ENTRY"), System.getenv("APPLIANCE_PATH"));
             System.out.flush();
@@ -73,22 +102,17 @@ public final class JavaRunner {
         System.setProperty("http.nonProxyHosts", "localhost|127.0.0.1|[::1]");
     }
 
-    private static void serveOne() throws IOException {
-        ByteBuffer prefix = ByteBuffer.wrap(receive(12));
-        String header = new String(receive(prefix.getInt()), StandardCharsets.UTF_8);
-        long size = prefix.getLong();
-        String id = "";
+    private static void serveOne() throws Exception {
+        Models.Frame frame = models == null ? read() : models.receive();
+        String id = (String) frame.header().get("id");
         try {
-            Map<?, ?> members = (Map<?, ?>) new Json(header).document();
-            id = (String) members.get("id");
-            byte[] body = receive(Math.toIntExact(size));
             long started = System.nanoTime();
-            Object inputs = inputs((String) members.get("content_type"), body);
-            Answer answer = answer((Object) predict.invoke(inputs));
+            Object inputs = inputs((String) frame.header().get("content_type"), frame.body());
+            Models.Content answer = answer((Object) predict.invoke(inputs));
             System.out.flush();
-            String kind = quoted(answer.contentType);
+            String kind = quoted(answer.contentType());
             send("{\"type\":\"RES\",\"id\":" + quoted(id) + ",\"content_type\":" + kind
-                    + ",\"compute_us\":" + since(started) + "}", answer.body);
+                    + ",\"compute_us\":" + since(started) + "}", answer.body());
         } catch (Throwable error) {
             report(id, error);
         }
@@ -134,7 +158,26 @@ public final class JavaRunner {
         return data;
     }
 
+    /** One frame; a body there is no memory for ends the process with the words for it. */
+    private static Models.Frame read() throws IOException {
+        try {
+            ByteBuffer prefix = ByteBuffer.wrap(receive(12));
+            String header = new String(receive(prefix.getInt()), StandardCharsets.UTF_8);
+            Map<?, ?> members = (Map<?, ?>) new Json(header).document();
+            return new Models.Frame(members, receive(Math.toIntExact(prefix.getLong())));
+        } catch (OutOfMemoryError | ArithmeticException error) {
+            System.err.println("java.lang.OutOfMemoryError: " + error.getMessage());
+            Runtime.getRuntime().halt(1);
+            throw error;
+        }
+    }
+
     private static void send(String header, byte[] body) throws IOException {
+        if (models == null) write(header, body);
+        else models.answer(header, body);
+    }
+
+    private static void write(String header, byte[] body) throws IOException {
         byte[] text = header.getBytes(StandardCharsets.UTF_8);
         ByteBuffer prefix = ByteBuffer.allocate(12 + text.length);
         prefix.putInt(text.length).putLong(body.length).put(text).flip();
@@ -216,14 +259,14 @@ public final class JavaRunner {
         }
     }
 
-    private static Answer answer(Object value) throws Fault {
-        if (value instanceof byte[] data) return new Answer("application/octet-stream", data);
+    private static Models.Content answer(Object value) throws Fault {
+        if (value instanceof byte[] data) return new Models.Content("application/octet-stream", data);
         if (value instanceof CharSequence text) {
             byte[] data = text.toString().getBytes(StandardCharsets.UTF_8);
-            return new Answer("text/plain; charset=utf-8", data);
+            return new Models.Content("text/plain; charset=utf-8", data);
         }
         try {
-            return new Answer("application/json", Json.text(value).getBytes(StandardCharsets.UTF_8));
+            return new Models.Content("application/json", Json.text(value).getBytes(StandardCharsets.UTF_8));
         } catch (StackOverflowError error) {
             throw new Fault("unsupported", "The answer cannot be sent: it is nested too deep.");
         }

@@ -21,5 +21,5 @@ mcs -target:exe -out:/tmp/DotnetRunner.exe -main:DotnetRunner -langversion:lates
     -codepage:utf8 -warn:2 -lib:/usr/lib/mono/4.5/Facades -r:netstandard.dll -r:System.Runtime.dll \
     -r:Microsoft.CSharp.dll -r:System.Core.dll -r:System.IO.Compression.dll -r:System.Numerics.dll \
     -r:System.Numerics.Vectors.dll -r:System.Runtime.Serialization.dll -r:System.Xml.dll \
-    -r:System.Xml.Linq.dll @/tmp/arguments /run/app/DotnetRunner.cs
+    -r:System.Xml.Linq.dll @/tmp/arguments /run/app/DotnetRunner.cs /run/app/DotnetCalling.cs
 mv /tmp/DotnetRunner.exe "$APPLIANCE_OUT"

@@ -8,7 +8,7 @@ if [ ! -f "$source" ]; then
     echo "error: the artifact has no file '${APPLIANCE_ENTRY%:*}'"
     exit 1
 fi
-sources=/run/app/JavaRunner.java
+sources='/run/app/JavaRunner.java /run/app/Models.java'
 case $source in *.java) sources="$sources $source" ;; esac
 classpath=$APPLIANCE_PATH:$APPLIANCE_PATH/*:$APPLIANCE_PATH/lib/*${APPLIANCE_DEPS:+:$APPLIANCE_DEPS/*}
 options='-J-Xmx384m -J-XX:+UseSerialGC -J-XX:-UsePerfData -J-XX:TieredStopAtLevel=1'

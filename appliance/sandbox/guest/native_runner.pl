@@ -5,7 +5,8 @@
 #
 # Owns: HELLO, LOAD and the tar of PROTOCOL.md. Then COMMAND runs in the artifact's folder with the
 # connection as its standard input, to answer READY and all that follows; APPLIANCE_ENTRY,
-# APPLIANCE_PATH and APPLIANCE_DEPS are what LOAD said (APPLIANCE_TYPE of its options). Shared libraries are found in its lib/.
+# APPLIANCE_PATH and APPLIANCE_DEPS are what LOAD said (APPLIANCE_TYPE of its options; APPLIANCE_CALLS is
+# there where the model declares calls). Shared libraries are found in its lib/.
 #   --relay    COMMAND has pipes: standard input, and the descriptor APPLIANCE_OUT to answer on
 #   --compile  COMMAND makes the file APPLIANCE_OUT, or ends non-zero having said why; each REQ is
 #              answered with that file
@@ -256,6 +257,7 @@ chdir $folder or fail('input', "$folder: $!");
 $ENV{APPLIANCE_ENTRY} = member($load, 'entry');
 $ENV{APPLIANCE_PATH} = $folder;
 $ENV{APPLIANCE_DEPS} = member($load, 'deps');
+$ENV{APPLIANCE_CALLS} = 1 if $load =~ /"calls":\s*true/;
 $ENV{APPLIANCE_TYPE} = $1 if $load =~ /"options":\s*\{[^{}]*"type":\s*"([\w.]+)"/;
 if (my $proxy = member($load, 'proxy')) {
     @ENV{qw(http_proxy https_proxy HTTP_PROXY HTTPS_PROXY)} = ($proxy) x 4;

@@ -2,7 +2,7 @@
 //
 // Owns: the guest half of PROTOCOL.md for JavaScript; Node's own modules only, one file.
 // Never: is trusted. Model code runs in this very process and may do to it what it likes.
-// Read next: PROTOCOL.md, monitor.pl (the process above this one).
+// Read next: PROTOCOL.md, monitor.pl (the process above this one), node_calling.js.
 //
 // A model: `entry = "model.js:Model"`, a class with constructor(path) and predict(inputs), or a
 // function that takes the path and returns a function or an object with predict. Any of them may
@@ -255,6 +255,10 @@ function faultOf(error) {
   if (isError && /^(ERR_)?MODULE_NOT_FOUND$/.test(error.code)) {
     found.kind = 'import';
     found.missing = (/Cannot find (?:module|package) '([^']*)'/.exec(error.message) || [])[1] || '';
+    if (found.missing === 'appliance_model') {
+      const detail = 'appliance_model is there for models that declare calls = ["OTHER"].';
+      return { kind: 'raised', detail };
+    }
   }
   if (/Array buffer allocation failed/.test(detail)) found.kind = 'memory';
   const lines = isError ? String(error.stack).split('\n') : [];
@@ -293,6 +297,7 @@ async function load(channel, header) {
     fs.symlinkSync(path.join(header.deps, 'node_modules'), own);
   }
   process.chdir(folder);
+  if (header.calls) require('./node_calling.js').install(channel, { inputsOf, answerOf });
   return predictorOf(header.entry, folder);
 }
 

@@ -12,6 +12,10 @@
 # Answers: one string as text, raw as bytes, anything else as JSON, vectors of length 1 as scalars
 # (wrap in I() what must stay an array), NA and NaN as null.
 #
+# A model whose manifest declares `calls` calls others of its tenant while it answers:
+# call_model("scorer@live", inputs) returns what that answered, read like inputs. What was refused or
+# failed is an error of class call_failed, with the problem's code and status.
+#
 # A model without code: `entry = "@rds:FILE"`, a fitted model as saveRDS wrote it, answered by R's own
 # predict(); `[options] type` is its type (a glm's is "response" unless told). Inputs: a table, in any
 # form that python_tables.py lists. Answer: {"predictions": [...]}, one a row.
@@ -294,11 +298,48 @@ local({
     )
   }
 
+  # What is being answered, and what it may call; the number of calls so far.
+  open <- list(request = "", limits = NULL, count = 0)
+
+  # The answer of another model of the same tenant; `content_type` says what the inputs are, where it is
+  # not what they would be. R has one thread, so one call is open at a time.
+  call_model <- function(target, inputs = NULL, content_type = NULL) {
+    refuse <- function(detail, code = "", status = 0L) {
+      kind <- c("call_failed", "error", "condition")
+      stop(structure(class = kind, list(message = detail, call = NULL, code = code, status = status)))
+    }
+    if (!nzchar(Sys.getenv("APPLIANCE_CALLS"))) {
+      refuse("Models call others where they declare calls = [\"OTHER\"].")
+    }
+    limits <- runner$open$limits
+    if (is.null(limits)) refuse("Models are called while a request is answered only.")
+    content <- answer_of(inputs)
+    if (length(content[[2]]) > limits$body_bytes_max) {
+      refuse(paste0("The body is over ", limits$body_bytes_max, " bytes."), "too-large", 413L)
+    }
+    runner$open$count <- runner$open$count + 1
+    id <- paste0("c", runner$open$count)
+    media <- if (is.null(content_type)) content[[1]] else content_type
+    send(paste0(
+      "{\"type\":\"CALL\",\"id\":\"", id, "\",\"req\":", quoted(runner$open$request),
+      ",\"target\":", quoted(substr(target, 1, 140)),
+      ",\"content_type\":", quoted(substr(media, 1, 256)), "}"
+    ), content[[2]])
+    repeat {
+      answer <- receive()
+      if (identical(answer$header$id, id)) break # else that of a call which was given up
+    }
+    header <- answer$header
+    if (header$type == "ERR") refuse(header$detail, header$code, header$status)
+    inputs_of(header$content_type, answer$body)
+  }
+
   microseconds <- function(started) format(round((proc.time()[[3]] - started) * 1e6), scientific = FALSE)
 
   serve <- function() {
     started <- proc.time()[[3]]
     if (nzchar(Sys.getenv("APPLIANCE_DEPS"))) .libPaths(Sys.getenv("APPLIANCE_DEPS"))
+    attach(list(call_model = call_model), name = "appliance", warn.conflicts = FALSE)
     predict <- guarded("", predictor(Sys.getenv("APPLIANCE_ENTRY"), Sys.getenv("APPLIANCE_PATH")))
     if (!is.null(predict)) {
       send(paste0("{\"type\":\"READY\",\"compute_us\":", microseconds(started), "}"))
@@ -306,9 +347,12 @@ local({
     repeat {
       request <- receive()
       id <- request$header$id
+      if (request$header$type != "REQ") next # the answer to a call which was given up
+      runner$open[c("request", "limits")] <- list(id, request$header$calls)
       started <- proc.time()[[3]]
       answer <- guarded(id, answer_of(predict(inputs_of(request$header$content_type, request$body))))
       request$body <- NULL
+      runner$open["limits"] <- list(NULL)
       flush(stdout())
       if (is.null(answer)) next
       send(paste0(

@@ -4,7 +4,7 @@
 #
 # Owns: the guest half of PROTOCOL.md for Ruby; the standard library only, one file.
 # Never: is trusted. Model code runs in this very process and may do to it what it likes.
-# Read next: PROTOCOL.md, monitor.pl (the process above this one).
+# Read next: PROTOCOL.md, monitor.pl (the process above this one), ruby_calling.rb.
 #
 # A model: `entry = "model.rb:Model"`, a class with initialize(path) and predict(inputs), or the
 # name of a method that takes the path and returns something with call or predict. Inputs: JSON as
@@ -253,7 +253,9 @@ module ApplianceRunner
     return { kind: 'memory', detail: 'NoMemoryError' } if error.is_a?(NoMemoryError)
 
     found = { kind: 'raised', detail: clean("#{error.class}: #{error.message}")[0, 1500], trace: [] }
-    if error.is_a?(LoadError)
+    if error.is_a?(LoadError) && error.path == 'appliance_model'
+      found[:detail] = 'appliance_model is there for models that declare calls = ["OTHER"].'
+    elsif error.is_a?(LoadError)
       found.update(kind: 'import', missing: clean(error.path)[0, 200])
     end
     lines = (error.backtrace || []).reject { |line| line.include?(__FILE__) }.first(60)
@@ -278,7 +280,8 @@ module ApplianceRunner
     channel.send_frame({ type: 'ERR', id: id, **members })
   end
 
-  def load_model(channel, header)
+  # Put the artifact into its folder, and have what it needs found.
+  def prepare(channel, header)
     folder = header['path'] || '/model'
     unless header['proxy'].to_s.empty?
       %w[http_proxy https_proxy HTTP_PROXY HTTPS_PROXY].each { |name| ENV[name] = header['proxy'] }
@@ -288,7 +291,12 @@ module ApplianceRunner
     Dir.chdir(folder)
     $LOAD_PATH.unshift(folder)
     use_gems(header['deps'].to_s)
-    predictor(header['entry'].to_s, folder)
+    folder
+  end
+
+  def calling(channel)
+    require_relative 'ruby_calling'
+    ApplianceModel.over(channel)
   end
 
   # Have `require` find the installed gems; RubyGems itself is loaded only where there are some.
@@ -307,7 +315,9 @@ module ApplianceRunner
       started = Process.clock_gettime(Process::CLOCK_MONOTONIC, :microsecond)
       begin
         if header['type'] == 'LOAD'
-          predict = load_model(channel, header)
+          folder = prepare(channel, header)
+          channel = calling(channel) if header['calls']
+          predict = predictor(header['entry'].to_s, folder)
           members, reply = { type: 'READY' }, ''
         else
           raise Fault.new('entry', 'No model is loaded.') unless predict

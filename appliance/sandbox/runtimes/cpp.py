@@ -27,6 +27,8 @@ CPP = Language(
     ),
     entry_pattern=_ENTRY,
     entry_example=_EXAMPLE,
+    own_threads=1,  # the one that reads answers to the calls a model makes
+    makes_calls=True,
     compiler="cpp-build",
     compiled="bin/model",
 )

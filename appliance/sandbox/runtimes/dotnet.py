@@ -57,7 +57,8 @@ MONO_6_8 = Language(
     entry_pattern=_ENTRY,
     entry_example=_EXAMPLE,
     finish=_FINISH,
-    own_threads=12,
+    own_threads=13,  # with the one that reads answers to the calls a model makes
+    makes_calls=True,
     part="assembly",
     part_hint="put it beside the model or into lib/ of its folder",
     compiler="mono6.8-build",
@@ -69,7 +70,7 @@ MONO_6_8_BUILD = Language(
     packages=("mono-mcs", *_FRAMEWORK, *BASE_PACKAGES),
     proof="usr/bin/mcs",
     runner="native_runner.pl",
-    helpers=(MONITOR, "DotnetRunner.cs", "dotnet_build.sh"),
+    helpers=(MONITOR, "DotnetRunner.cs", "DotnetCalling.cs", "dotnet_build.sh"),
     command=monitored(
         "/usr/bin/perl",
         "/run/app/native_runner.pl",

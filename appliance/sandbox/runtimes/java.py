@@ -46,7 +46,8 @@ JAVA_17 = Language(
     entry_example=_EXAMPLE,
     setup=_SETUP,
     finish=_FINISH,
-    own_threads=24,
+    own_threads=26,  # with the two that carry the calls a model makes
+    makes_calls=True,
     packager="jars",
     part="class",
     part_hint="add its jar to requirements in appliance.toml, or put it into lib/",
@@ -59,7 +60,7 @@ JAVA_17_BUILD = Language(
     packages=("openjdk-17-jdk-headless", *BASE_PACKAGES),
     proof="etc/java-17-openjdk/security/java.security",
     runner="native_runner.pl",
-    helpers=(MONITOR, "JavaRunner.java", "java_build.sh"),
+    helpers=(MONITOR, "JavaRunner.java", "Models.java", "java_build.sh"),
     command=monitored(
         "/usr/bin/perl",
         "/run/app/native_runner.pl",

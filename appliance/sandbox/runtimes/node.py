@@ -21,7 +21,7 @@ NODE_18 = Language(
     packages=("nodejs", *BASE_PACKAGES),
     proof="usr/bin/node",
     runner="node_runner.js",
-    helpers=(MONITOR,),
+    helpers=(MONITOR, "node_calling.js"),
     command=monitored(
         "/usr/bin/node",
         "--max-old-space-size={heap_mb}",
@@ -37,6 +37,7 @@ NODE_18 = Language(
     entry_pattern=r"[\w][\w./-]{0,127}\.c?js:[A-Za-z_$][\w$.]{0,127}",
     entry_example="model.js:Model",
     own_threads=12,
+    makes_calls=True,
     part="module",
     part_hint="add it to requirements in appliance.toml, or bring it in node_modules/",
 )

@@ -43,4 +43,5 @@ R_4_2 = Language(
     entry_pattern=(r"[\w][\w./-]{0,127}\.(?:R|r):[A-Za-z.][\w.]{0,127}|@rds:[\w][\w. +/-]{0,250}"),
     entry_example="model.R:load_model",
     own_threads=2,
+    makes_calls=True,
 )

@@ -21,7 +21,7 @@ RUBY_3_1 = Language(
     packages=("ruby3.1", *BASE_PACKAGES),
     proof="usr/bin/ruby3.1",
     runner="ruby_runner.rb",
-    helpers=(MONITOR,),
+    helpers=(MONITOR, "ruby_calling.rb"),
     command=monitored(
         "/usr/bin/ruby3.1",
         "--disable=gems,did_you_mean,error_highlight,rubyopt",
@@ -34,7 +34,8 @@ RUBY_3_1 = Language(
     build_command=built_by("ruby_build.sh", "ruby-build"),
     entry_pattern=r"[\w][\w./-]{0,127}\.rb:[A-Z][\w:]{0,127}",
     entry_example="model.rb:Model",
-    own_threads=2,
+    own_threads=3,  # with the one that reads answers to the calls a model makes
+    makes_calls=True,
     part="library",
     part_hint="add it to requirements in appliance.toml, or bring it in the model folder",
 )
