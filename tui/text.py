@@ -26,6 +26,8 @@ WORDS = {
     "off": "- OFF",
     "ready": "OK ready",
     "retired": "- retired",
+    "pending": "! pending",
+    "failed": "X failed",
     "active": "OK active",
     "expired": "! expired",
     "revoked": "- revoked",

@@ -341,12 +341,6 @@ class ModelList(Document):
     items: list[ModelDoc]
 
 
-class VersionList(Document):
-    """Versions of a model, oldest first."""
-
-    items: list[VersionDoc]
-
-
 class SecretList(Document):
     """Secrets of a model, by name; and those its versions name but nobody set."""
 

@@ -21,6 +21,7 @@ from appliance.api.dispatch import Context
 from appliance.api.drift_view import drift_alert, drift_view
 from appliance.api.gpus import gpu_rows, gpu_totals, index_of_gpu
 from appliance.api.native.egress import doc_from_rule
+from appliance.api.native.promised import row_from_promise
 from appliance.api.route_view import route_view
 from appliance.api.supply import runtime_view
 from appliance.catalogue import Card
@@ -311,13 +312,16 @@ async def _versions(context: Context) -> tuple[Rows, Extras]:
     aliases: Rows = []
     for model, tenant in _wanted_models(context):
         known = snapshot.aliases(model.id)
-        for version in sorted(snapshot.versions(model.id), key=lambda each: -each.number):
+        own: Rows = []
+        calls = _calls_of(stats, model)
+        for version in snapshot.versions(model.id):
             names = sorted(alias.name for alias in known if alias.number == version.number)
-            rows.append(
-                _version_row(version, model, tenant, names)
-                | _calls_of(stats, model)
-                | _warm_of(context, version)
+            own.append(
+                _version_row(version, model, tenant, names) | calls | _warm_of(context, version)
             )
+        promised = snapshot.tracking(model.tenant_id).unkept_of(model.id)
+        own += [row_from_promise(one, tenant, model.name) | calls for one in promised]
+        rows += sorted(own, key=lambda row: -row["version"])
         aliases += [
             {
                 "tenant": tenant,
@@ -353,6 +357,7 @@ def _version_row(version: Version, model: Model, tenant: str, aliases: list[str]
         "model": model.name,
         "version": version.number,
         "state": "retired" if version.retired_ns else "ready",
+        "reason": "",
         "runtime": version.manifest.runtime,
         "entry": version.manifest.entry,
         "digest": version.artifact.blob.digest,

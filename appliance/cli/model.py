@@ -219,16 +219,19 @@ def show(context: Context, name: str) -> None:
             context.output.data(version, _lines(version))
             return
         document = client.get(target.path)
-        versions = client.get(f"{target.path}/versions")["items"]
+        found = client.get(f"{target.path}/versions")
+        versions, promised = found["items"], found.get("promised", [])
         aliases = client.get(f"{target.path}/aliases")["items"]
     if context.output.is_json:
-        context.output.data({"model": document, "versions": versions, "aliases": aliases})
+        whole = {"model": document, "versions": versions, "promised": promised, "aliases": aliases}
+        context.output.data(whole)
         return
     context.output.data(document, _lines(document) + "\n")
     names: dict[int, list[str]] = {}
     for alias in aliases:
         names.setdefault(alias["version"], []).append(alias["name"])
     rows = [{**v, "aliases": names.get(v["version"], [])} for v in versions]
+    rows = sorted([*rows, *promised], key=lambda row: int(row["version"]))
     context.output.table(
         rows,
         rows,
@@ -242,6 +245,9 @@ def show(context: Context, name: str) -> None:
             ("BY", "created_by"),
         ),
     )
+    for one in promised:
+        if one["reason"]:
+            context.output.say(f"version {one['version']} could not be registered: {one['reason']}")
 
 
 def _lines(document: dict[str, Any]) -> str:

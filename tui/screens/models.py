@@ -318,8 +318,8 @@ async def set_alias(
     if not page.console.may("Set alias"):
         return
     to = int(version["version"])
-    if version["state"] == "retired":
-        page.console.say(f"v{to} is retired: an alias cannot point at it.", is_error=True)
+    if version["state"] != "ready":
+        page.console.say(f"v{to} is {version['state']}: no alias can point at it.", is_error=True)
         return
     known = {str(a["name"]): a for a in aliases}
 
@@ -392,8 +392,8 @@ async def retire(page: Page, tenant: str, model: str, version: Row) -> None:
     if not page.console.may("Retire version"):
         return
     to = version["version"]
-    if version["state"] == "retired":
-        page.console.say(f"v{to} is retired already.")
+    if version["state"] != "ready":
+        page.console.say(f"v{to} is {version['state']}.")
         return
     held = " ".join(str(a) for a in version["aliases"])
     consent = await page.app.push_screen_wait(

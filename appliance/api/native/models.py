@@ -12,6 +12,7 @@ import re
 from appliance import wire
 from appliance.api import shapes
 from appliance.api.dispatch import Context
+from appliance.api.native import promised
 from appliance.api.operation import Operation
 from appliance.errors import Gone, InputInvalid, Malformed, RevisionStale, VersionRouted
 from appliance.lineage import MaySee
@@ -148,12 +149,22 @@ async def list_versions(context: Context) -> Reply:
         version_doc(context, version, model.name)
         for version in sorted(context.snapshot.versions(model.id), key=lambda v: v.number)
     ]
-    return json_reply(shapes.VersionList(items=items))
+    tracking = context.snapshot.tracking(model.tenant_id)
+    others = [
+        promised.doc_from_promise(one, context.tenant.name, model.name)
+        for one in tracking.unkept_of(model.id)
+    ]
+    return json_reply(promised.VersionList(items=items, promised=others))
 
 
 async def show_version(context: Context) -> Reply:
     """One version with its manifest and the digest of each of its files."""
-    return _version_reply(context, model_of(context))
+    model = model_of(context)
+    text = context.request.params["version"]
+    for one in context.snapshot.tracking(model.tenant_id).unkept_of(model.id):
+        if text == str(one.number):
+            raise promised.why_not(one)
+    return _version_reply(context, model)
 
 
 async def retire_version(context: Context) -> Reply:
@@ -278,7 +289,7 @@ OPERATIONS = (
         permission="model:read",
         handler=list_versions,
         summary="List a model's versions",
-        reply=shapes.VersionList,
+        reply=promised.VersionList,
     ),
     Operation(
         method="GET",
