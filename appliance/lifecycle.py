@@ -170,8 +170,8 @@ class Lifecycle:
         is_gzip = _is_gzip(media_type)
         progress("receive", "reading the archive", 0.0)
         artifact, declared, captured = await self._receive(tenant, chunks, is_gzip=is_gzip)
-        if promised and promised.run_id and not declared.lineage.run:
-            declared = replace(declared, lineage=replace(declared.lineage, run=promised.run_id))
+        if promised and promised.run_id:
+            declared = self._with_run(tenant, declared, promised.run_id)
         for note in declared.notes:
             progress("recognise", note, 0.1)
         parents = self._parents(tenant, declared, captured, may_see)
@@ -330,6 +330,14 @@ class Lifecycle:
             ) from error
         finally:
             await pool.evict(spec.version_key)
+
+    def _with_run(self, tenant: Tenant, declared: Manifest, run_id: str) -> Manifest:
+        """The manifest with the run and its data sets as lineage, where it names none itself."""
+        run = self._store.registry.snapshot.tracking(tenant.id).runs.get(run_id)
+        data = tuple(f"{one.name} {one.digest}" for one in run.data) if run else ()
+        told = declared.lineage
+        own = replace(told, run=told.run or run_id, data=told.data or data)
+        return replace(declared, lineage=own)
 
     def _parents(
         self,

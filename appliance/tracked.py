@@ -46,8 +46,27 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """Data that a run used, in the words of whoever ran it: nothing of it is fetched or kept.
+
+    ``kind`` says how ``source`` is read; ``schema`` and ``profile`` are texts of the client's own.
+    """
+
+    name: str
+    digest: str
+    kind: str = ""
+    source: str = ""
+    schema: str = ""
+    profile: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A training run; ``metrics`` in the order they came, ``outputs`` are ids of drafts."""
+    """A training run; ``metrics`` in the order they came, ``outputs`` are ids of drafts.
+
+    ``inputs`` are ids of drafts that it used, ``data`` the data sets, each name and digest once.
+    """
 
     id: str
     group_id: str
@@ -59,6 +78,8 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: tuple[Metric, ...] = ()
     outputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    data: tuple[DataSet, ...] = ()
     created_by: str
     removed_ns: int = 0
 

@@ -46,6 +46,8 @@ PARAM_CHARACTERS_MAX = 6000
 TAG_CHARACTERS_MAX = 8000
 DESCRIPTION_CHARACTERS_MAX = 5000
 KEYS_MAX = 500
+DATA_CHARACTERS_MAX = 65_535
+DATA_MAX = 64
 _KEY = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
@@ -197,6 +199,12 @@ class Tracking:
         require_tags(event.tags)
         for metric in event.metrics:
             _require_text(metric.key, "metrics", KEY_CHARACTERS_MAX)
+        for one in event.data:
+            _require_text(one.name, "datasets", KEY_CHARACTERS_MAX)
+            _require_text(one.digest, "datasets", KEY_CHARACTERS_MAX)
+            for text in (one.kind, one.source, one.schema, one.profile):
+                _require_text(text or "-", "datasets", DATA_CHARACTERS_MAX)
+            require_tags(one.tags)
 
         def make() -> list[Event]:
             run = self.run(tenant_id, event.run_id)
@@ -212,6 +220,9 @@ class Tracking:
             fresh = state.changed_run(run, event, 1)
             _require_count(len(fresh.params) - 1, KEYS_MAX, "parameters of one run", "")
             _require_count(len(fresh.tags) - 1, KEYS_MAX, "tags of one run", "")
+            _require_count(len(fresh.data) - 1, DATA_MAX, "data sets of one run", "")
+            linked = len(fresh.inputs) + len(fresh.outputs)
+            _require_count(linked - 1, KEYS_MAX, "logged models of one run", "")
             most = self._limits.metrics_max
             _require_count(len(fresh.metrics) - 1, most, "metric values of one run", "metrics_max")
             return [] if fresh == run else [event]

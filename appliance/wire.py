@@ -66,7 +66,7 @@ _ALWAYS: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
 )
 # Every legal name in a path is made of these, so nothing in a path ever needs %-encoding.
-_PATH = re.compile(rb"/|(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+_PATH = re.compile(rb"/|(?:/[A-Za-z0-9_~+=,@-][A-Za-z0-9._~+=,@-]*)+")
 _MEDIA_TYPE = re.compile(
     r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+(?:[ \t]*;[ \t]*[a-z0-9_-]+=(?:[\x21\x23-\x3a\x3c-\x5b"
     r"\x5d-\x7e]+|\"[\x20\x21\x23-\x5b\x5d-\x7e]*\"))*",

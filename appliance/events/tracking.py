@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from appliance.events.base import Event
-from appliance.tracked import Draft, KeptFile, Metric, Notes, Promise, Run, RunGroup
+from appliance.tracked import DataSet, Draft, KeptFile, Metric, Notes, Promise, Run, RunGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,9 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunChanged(Event):
-    """A run got parameters, tags, metrics or outputs, or its head changed (``""``, 0: as it was).
+    """A run got parameters, tags, metrics, data sets, inputs or outputs, or its head changed.
+
+    ``""`` and 0 leave the head as it was.
 
     ``removed`` is 1 when it was removed, -1 when it was brought back.
     """
@@ -47,6 +49,8 @@ class RunChanged(Event):
     untagged: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
     outputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    data: tuple[DataSet, ...] = ()
     name: str = ""
     status: str = ""
     ended_ms: int = 0

@@ -82,6 +82,10 @@ class Tracking:
         found = (one for one in self.promises.values() if one.model_id == model_id)
         return tuple(sorted(found, key=lambda one: one.number))
 
+    def unkept_of(self, model_id: str) -> tuple[Promise, ...]:
+        """Those that are no versions: they wait, are on their way, or failed."""
+        return tuple(one for one in self.promises_of(model_id) if one.state != "kept")
+
     def blob_ids(self) -> set[str]:
         """The blobs of every kept file."""
         return {file.blob.id for files in self.files.values() for file in files.values()}
@@ -176,6 +180,8 @@ def changed_run(run: Run, event: RunChanged, time_ns: int) -> Run:
         tags={**tags, **event.tags},
         metrics=tuple(dict.fromkeys((*run.metrics, *event.metrics))),  # clients send some twice
         outputs=tuple(dict.fromkeys((*run.outputs, *event.outputs))),
+        inputs=tuple(dict.fromkeys((*run.inputs, *event.inputs))),
+        data=tuple({(one.name, one.digest): one for one in (*run.data, *event.data)}.values()),
         removed_ns=removed_ns,
     )
 

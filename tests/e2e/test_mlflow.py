@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from running import RunningAppliance, tar_of_files
+from whole_mlflow import python_with_mlflow
 
 pytestmark = [
     pytest.mark.podman,
@@ -23,7 +23,6 @@ pytestmark = [
         not os.environ.get("APPLIANCE_TEST_MLFLOW"), reason="APPLIANCE_TEST_MLFLOW is not set"
     ),
 ]
-PACKAGES = ("mlflow==3.17.2", "scikit-learn==1.9.1", "skops==0.16.0", "pandas==3.1.1")
 MAKE = """
 import json, sys
 from pathlib import Path
@@ -66,10 +65,8 @@ split = {"columns": list(rows.columns), "data": rows.to_numpy().tolist()}
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what MLflow saved, and what it answers itself."""
     folder = tmp_path_factory.mktemp("mlflow")
-    python = folder / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], check=True)
-    subprocess.run([str(python), "-c", MAKE, str(folder)], check=True, cwd=folder)
+    python = python_with_mlflow(folder)
+    subprocess.run([python, "-c", MAKE, str(folder)], check=True, cwd=folder)
     return folder
 
 

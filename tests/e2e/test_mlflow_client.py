@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 from running import RunningAppliance
+from whole_mlflow import python_with_mlflow
 
 pytestmark = pytest.mark.podman
-PACKAGES = ("mlflow==3.17.2", "scikit-learn==1.9.1", "skops==0.16.0", "pandas==3.1.1")
-SCRIPT = Path(__file__).parents[1] / "support" / "mlflow_script.py"
+SCRIPTS = Path(__file__).parents[1] / "support"
 PINS = Path(__file__).parents[2] / "examples" / "iris-mlflow" / "model" / "requirements.txt"
 
 
 def client_says(
-    running: RunningAppliance, tenant: str, secret: str, python: str, *pins: str
-) -> dict[str, Any]:
-    """What the script printed."""
+    running: RunningAppliance, tenant: str, secret: str, python: str, *pins: str,
+    script: str = "mlflow_script.py",
+) -> dict[str, Any]:  # fmt: skip
+    """What a script printed."""
     with running.admin() as admin:
         ca_file = running.data_dir.parent / "ca.pem"
         ca_file.write_text(admin.get("/ca.pem").text)
@@ -39,7 +40,7 @@ def client_says(
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     done = subprocess.run(
-        [python, str(SCRIPT), *pins], env=environment, capture_output=True, timeout=1200,
+        [python, str(SCRIPTS / script), *pins], env=environment, capture_output=True, timeout=1200,
         cwd=running.data_dir.parent, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-6000:]
@@ -100,15 +101,58 @@ def test_a_model_that_the_client_logs_is_registered_and_answers_as_in_mlflow(
     require_all(running, "acme", secret, said)
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(
+whole = pytest.mark.skipif(
     not os.environ.get("APPLIANCE_TEST_MLFLOW"), reason="APPLIANCE_TEST_MLFLOW is not set"
 )
+
+
+@whole
+@pytest.mark.timeout(1800)
 def test_the_whole_of_mlflow_does_the_same_with_requirements_of_its_own_choice(
     running: RunningAppliance, tmp_path: Path
 ) -> None:
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], check=True)
+    python = python_with_mlflow(tmp_path)
     secret = running.tenant("whole")
-    require_all(running, "whole", secret, client_says(running, "whole", secret, str(python)))
+    require_all(running, "whole", secret, client_says(running, "whole", secret, python))
+
+
+@whole
+@pytest.mark.timeout(1800)
+def test_what_only_the_whole_of_mlflow_does_is_served(
+    running: RunningAppliance, tmp_path: Path
+) -> None:
+    secret = running.tenant("more")
+    said = client_says(
+        running, "more", secret, python_with_mlflow(tmp_path), *PINS.read_text().split(),
+        script="mlflow_whole_script.py",
+    )  # fmt: skip
+    for name, found in said["flavours"].items():
+        assert found["status"] == "READY", name
+        with running.https(secret) as client:
+            client.timeout = 300
+            answer = client.post(f"/t/more/models/{name}/invocations", json=said["body"])
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["predictions"] == pytest.approx(found["answer"]), name
+    automatic = said["automatic"]
+    assert automatic["params"] > 10
+    assert {"training_accuracy_score", "training_f1_score"} <= set(automatic["metrics"])
+    assert (automatic["data"], automatic["models"]) == (["dataset"], 1)
+    assert said["judged"]["accuracy"] == said["judged"]["logged"] > 0.9
+    assert said["files"] == {
+        "whole": True,
+        "table": [1, 2, 3],
+        "images": 2,
+        "top": ["a.txt", "images", "table.json", "weights"],
+    }
+    searches = said["searches"]
+    assert [len(page) for page in searches["pages"]] == [5, 5, 2]
+    assert searches["pages"][0][:2] == ["m-22", "m-20"]
+    assert searches["versions"] == [["1", "2", "3"], ["4"]]
+    assert searches["runs"] == pytest.approx([1.0, 0.9, 0.7, 0.6])
+    assert (searches["history"], searches["long"]) == ([0, 900, 1800], 2700)
+    changes = said["changes"]
+    assert changes["staged"] == {"Staging": "1", "Production": "3", "None": "4"}
+    assert changes["aliases"] == ["live", "production", "staging"]
+    assert (changes["tags"], changes["left"], changes["models"]) == ({}, ["1", "2", "3"], 22)
+    assert (changes["runs"], changes["group"]) == ([11, 1, 12], "deleted")
+    assert "retired" in changes["archived"]

@@ -64,6 +64,12 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
             yield Stage(it=it, caller=Caller(client), folder=tmp_path)
 
 
+async def console_rows(stage: Stage, view: str) -> list[dict[str, Any]]:
+    async with stage.it.client(admin=True) as admin:
+        answer = await admin.get("/admin/v1/snapshot", params={"view": view})
+    return list(answer.json()["rows"])
+
+
 async def test_a_logged_model_becomes_a_version_that_can_be_called(stage: Stage) -> None:
     caller = stage.caller
     run = (await caller.post("/runs/create", experiment_id=DEFAULT_GROUP))["run"]["info"]
@@ -94,6 +100,14 @@ async def test_what_cannot_be_registered_keeps_its_number_and_its_reason(stage: 
     assert "entri" in failed["status_message"]
     native = await caller.client.get("/api/v1/models/acme/m/versions/1")
     assert native.status_code == 404
+    assert native.json()["detail"].startswith("Version 1 could not be registered: ")
+    assert "entri" in native.json()["detail"]
+    listed = (await caller.client.get("/api/v1/models/acme/m/versions")).json()
+    (promised,) = listed["promised"]
+    assert (listed["items"], promised["version"], promised["state"]) == ([], 1, "failed")
+    assert (promised["source"], "entri" in promised["reason"]) == (f"models:/{draft}", True)
+    (row,) = await console_rows(stage, "versions")
+    assert (row["version"], row["state"], "entri" in row["reason"]) == (1, "failed", True)
     await caller.refused(
         "POST", f"{ROOT}/registered-models/alias", 422,
         json={"name": "m", "alias": "best", "version": "1"},
@@ -122,6 +136,10 @@ async def test_a_restart_takes_up_what_was_promised(
     monkeypatch.setattr(registered, "SETTLE_S", 0.0)
     made = await caller.post("/model-versions/create", name="m", source=f"models:/{draft}")
     assert made["model_version"]["status"] == "PENDING_REGISTRATION"
+    native = await caller.client.get("/api/v1/models/acme/m/versions/1")
+    assert (native.status_code, "is not registered yet" in native.json()["detail"]) == (404, True)
+    (row,) = await console_rows(stage, "versions")
+    assert (row["state"], row["reason"]) == ("pending", "")
     await caller.refused(
         "POST", f"{ROOT}/registered-models/alias", 422,
         json={"name": "m", "alias": "best", "version": "1"},
@@ -423,3 +441,39 @@ async def test_what_mlflow_has_and_the_appliance_has_not_is_refused_in_mlflows_f
         refused = await stage.caller.refused(method, f"{ROOT}/traces/tr-1/tags", 404)
         assert refused.startswith("RESOURCE_DOES_NOT_EXIST: This part of MLflow is not here")
     assert (await stage.caller.client.get("/api/v1/models/acme/m")).status_code == 200
+
+
+async def test_what_a_run_used_is_kept_and_becomes_the_lineage_of_its_version(stage: Stage) -> None:
+    caller = stage.caller
+    run = (await caller.post("/runs/create", experiment_id=DEFAULT_GROUP))["run"]["info"]
+    said = {
+        "name": "iris",
+        "digest": "8a3f",
+        "source_type": "local",
+        "source": '{"uri":"iris.csv"}',
+        "schema": "{}",
+        "profile": '{"num_rows":150}',
+    }
+    tags = [{"key": "mlflow.data.context", "value": "training"}]
+    for _ in range(2):  # again: it is there once
+        await caller.post(
+            "/runs/log-inputs", run_id=run["run_id"], datasets=[{"dataset": said, "tags": tags}]
+        )
+    inputs = (await caller.get("/runs/get", run_id=run["run_id"]))["run"]["inputs"]
+    assert inputs == {"dataset_inputs": [{"dataset": said, "tags": tags}], "model_inputs": []}
+    await stage.registered(run_id=run["run_id"])
+    native = (await caller.client.get("/api/v1/models/acme/m/versions/1")).json()
+    assert native["lineage"]["data"] == ["iris 8a3f"]
+    wrong: list[dict[str, Any]] = [
+        {"datasets": [{"dataset": {**said, "name": ""}}]},
+        {"datasets": [{"dataset": {**said, "schema": "x" * 65_536}}]},
+        {"datasets": [{"dataset": {**said, "digest": str(n)}} for n in range(65)]},
+        {"models": [{"model_id": "m-nothing"}]},
+    ]
+    for body in wrong:
+        answer = await caller.client.post(
+            f"{ROOT}/runs/log-inputs", json={"run_id": run["run_id"], **body}
+        )
+        assert answer.status_code in (404, 409, 422, 429), answer.text
+    inputs = (await caller.get("/runs/get", run_id=run["run_id"]))["run"]["inputs"]
+    assert len(inputs["dataset_inputs"]) == 1

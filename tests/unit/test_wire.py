@@ -54,7 +54,9 @@ def piece(body: bytes, more: bool = False) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-@pytest.mark.parametrize("path", [b"/", b"/a", b"/api/v1/x-y/ten_1", b"/ca.pem", b"/a/b.c~d"])
+@pytest.mark.parametrize(
+    "path", [b"/", b"/a", b"/api/v1/x-y/ten_1", b"/ca.pem", b"/a/b.c~d", b"/e=1,s+2@x"]
+)
 def test_a_path_we_could_have_made_is_plain(path: bytes) -> None:
     assert wire.is_plain_path(path)
 

@@ -36,7 +36,7 @@ async def lacking_delete(context: Context) -> Reply:
 def _lacking(context: Context) -> NotFound:
     del context
     return NotFound(
-        "This part of MLflow is not here: no traces, data sets, evaluations, prompts or webhooks.",
+        "This part of MLflow is not here: no traces, evaluations, prompts or webhooks.",
         hint="what there is: registered models and versions, experiments, runs, logged models, "
         "artifacts",
     )

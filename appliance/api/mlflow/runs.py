@@ -1,7 +1,7 @@
 """The sliver of MLflow's tracking that logging a model needs: experiments, runs and their values.
 
 Owns: the operations on groups of runs (MLflow's experiments) and on runs.
-Never: keeps traces, data sets or evaluations: those addresses do not exist here.
+Never: keeps traces or evaluations, or the data of a data set: only what is said of it.
 Read next: ``logged`` (models a run logged), ``appliance.tracking`` (limits and changes).
 """
 
@@ -30,7 +30,7 @@ from appliance.api.mlflow.forms import (
 )
 from appliance.errors import InputInvalid, NotFound
 from appliance.events import RunChanged
-from appliance.tracked import Metric, Run, RunGroup
+from appliance.tracked import DataSet, Metric, Run, RunGroup
 from appliance.wire import Reply, json_reply
 
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
@@ -64,6 +64,20 @@ class _Output(msgspec.Struct):
     model_id: str = ""
 
 
+class _Data(msgspec.Struct):
+    name: str = ""
+    digest: str = ""
+    source_type: str = ""
+    source: str = ""
+    schema: str = ""
+    profile: str = ""
+
+
+class _Input(msgspec.Struct):
+    dataset: _Data
+    tags: list[Pair] = []
+
+
 class _Group(msgspec.Struct):
     experiment_id: str = ""
     name: str = ""
@@ -86,6 +100,7 @@ class _Run(msgspec.Struct):
     params: list[Pair] = []
     metrics: list[Measure] = []
     models: list[_Output] = []
+    datasets: list[_Input] = []
     key: str = ""
     value: str = ""
 
@@ -316,6 +331,28 @@ async def log_outputs(context: Context) -> Reply:
     return json_reply({})
 
 
+async def log_inputs(context: Context) -> Reply:
+    """Say which data sets and logged models a run used; only what is said of them is kept."""
+    body = await read(context, _Run)
+    inputs = tuple(one.model_id for one in body.models)
+    for model_id in inputs:
+        context.services.tracking.draft(context.tenant.id, model_id)
+    data = tuple(
+        DataSet(
+            name=needed(one.dataset.name, "dataset.name"),
+            digest=needed(one.dataset.digest, "dataset.digest"),
+            kind=one.dataset.source_type,
+            source=one.dataset.source,
+            schema=one.dataset.schema,
+            profile=one.dataset.profile,
+            tags=pairs(one.tags),
+        )
+        for one in body.datasets
+    )
+    await _log(context, RunChanged(run_id=body.id, inputs=inputs, data=data))
+    return json_reply({})
+
+
 async def metric_history(context: Context) -> Reply:
     """Every value of one metric of a run, in the order they came."""
     run = context.services.tracking.run(
@@ -433,8 +470,28 @@ def run_document(run: Run) -> dict[str, Any]:
             "params": listed(run.params),
             "tags": listed(run.tags),
         },
-        "inputs": {},
+        "inputs": _inputs_of(run),
         "outputs": {"model_outputs": [{"model_id": one, "step": 0} for one in run.outputs]},
+    }
+
+
+def _inputs_of(run: Run) -> dict[str, Any]:
+    return {
+        "dataset_inputs": [
+            {
+                "tags": listed(one.tags),
+                "dataset": {
+                    "name": one.name,
+                    "digest": one.digest,
+                    "source_type": one.kind,
+                    "source": one.source,
+                    "schema": one.schema,
+                    "profile": one.profile,
+                },
+            }
+            for one in run.data
+        ],
+        "model_inputs": [{"model_id": one} for one in run.inputs],
     }
 
 
@@ -472,6 +529,7 @@ OPERATIONS = (
     operation("POST", f"{_R}/log-parameter", "run:write", log_parameter, "Log a parameter"),
     operation("POST", f"{_R}/set-tag", "run:write", set_tag, "Tag a run"),
     operation("POST", f"{_R}/delete-tag", "run:write", delete_tag, "Untag a run"),
+    operation("POST", f"{_R}/log-inputs", "run:write", log_inputs, "Log what a run used"),
     operation("POST", f"{_R}/outputs", "run:write", log_outputs, "Log a run's models"),
     operation("POST", f"{_R}/search", "run:read", search_runs, "Search runs"),
     operation(
