@@ -156,6 +156,22 @@ def rotate(context: Context, tenant: str, name: str, overlap_hours: int) -> None
     _show_made(context, document)
 
 
+@webhook.command(
+    "redeliver",
+    examples=("appliance webhook redeliver demo wh_0123456789abc msg_5k2v9c0m7q1x8t4d6h3n0w2r5y",),
+)
+@click.argument("tenant")
+@click.argument("name", metavar="WEBHOOK")
+@click.argument("delivery", metavar="DELIVERY")
+@pass_context
+def redeliver(context: Context, tenant: str, name: str, delivery: str) -> None:
+    """Send a delivery once more, with the same webhook-id; 'show' says what became of it."""
+    with context.client() as client:
+        path = f"{_path(tenant, name)}/deliveries/{segment(delivery)}/redeliver"
+        document = client.send("POST", path)
+    context.output.data(document, f"{delivery}  {document['state']}")
+
+
 @webhook.command("enable", examples=("appliance webhook enable demo wh_0123456789abc",))
 @click.argument("tenant")
 @click.argument("name", metavar="WEBHOOK")

@@ -21,6 +21,7 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -247,6 +248,41 @@ class Webhooks:
         finally:
             del self._watchers[made[-1].id]
         return self._current(made[-1]) or made[-1]
+
+    async def redeliver(self, webhook: Webhook, delivery_id: str, *, actor: str) -> Delivery:
+        """Tell a webhook once more what it was told, with the same id, at once.
+
+        One that is being sent at this moment stays as it is.
+
+        Raises:
+            NotFound: nothing is known of that delivery any more.
+            InputInvalid: the webhook is disabled.
+        Audit: delivery.queued, and what every delivery leaves.
+        """
+
+        def make() -> list[Event]:
+            known = self._required(webhook)
+            found = self._store.registry.snapshot.delivery(known.tenant_id, delivery_id)
+            if found is None or found.webhook_id != known.id:
+                raise NotFound("There is no such delivery.")
+            if known.disabled:
+                raise InputInvalid(
+                    f"Nothing is sent to this webhook: it is disabled ({known.disabled}).",
+                    hint="appliance webhook enable TENANT WEBHOOK",
+                )
+            if found.id in self._attempts:
+                return []
+            fresh = replace(
+                found, state="waiting", attempts=0, next_ns=0, code="", status=0, ended_ns=0
+            )
+            return [DeliveryQueued(delivery=fresh)]
+
+        await self._change(webhook.tenant_id, webhook.id, make, actor)
+        self._wake.set()
+        found = self._store.registry.snapshot.delivery(webhook.tenant_id, delivery_id)
+        if found is None:
+            raise NotFound("There is no such delivery.")
+        return found
 
     # --- the life of the whole -----------------------------------------------------------------
 

@@ -241,6 +241,31 @@ async def test_after_the_last_attempt_it_is_given_up_and_after_days_the_webhook_
         await hears.until(9)
 
 
+async def test_a_delivery_is_sent_again_with_the_same_id_when_somebody_asks(
+    tmp_path: Path,
+) -> None:
+    answers = iter((status(400), status(204)))
+    async with receiver(lambda _: next(answers)) as hears, stage(tmp_path, hears) as (it, client):
+        made = await create(client, hears, "job.completed")
+        await submit(client)
+        first = await until(client, made, attempts=1, code="http-400")
+        path = f"{HOOKS}/{made['webhook']['id']}"
+        again = await client.post(f"{path}/deliveries/{first['id']}/redeliver")
+        assert again.status_code == 202, again.text
+        assert again.json()["id"] == first["id"]
+        await until(client, made, state="delivered", attempts=1)
+        one, other = hears.got
+        assert one.id == other.id == first["id"]
+        assert one.body == other.body
+        assert kinds(it).count("delivery.queued") == 2
+        missing = await client.post(f"{path}/deliveries/msg_none/redeliver")
+        assert missing.status_code == 404
+        assert (await client.post(f"{path}/disable")).status_code == 200
+        refused = await client.post(f"{path}/deliveries/{first['id']}/redeliver")
+        assert refused.status_code == 422
+        assert "disabled" in refused.json()["detail"]
+
+
 async def test_410_disables_at_once_and_a_redirect_is_not_followed(tmp_path: Path) -> None:
     def answer(one: Received) -> bytes:
         if one.message["type"] == "webhook.test":

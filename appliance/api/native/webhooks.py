@@ -108,7 +108,7 @@ class WebhookList(Document):
 async def list_webhooks(context: Context) -> Reply:
     """A tenant's webhooks and how they fare."""
     found = context.snapshot.webhooks(context.tenant.id)
-    return json_reply(WebhookList(items=[_document(context, one) for one in found]))
+    return json_reply(WebhookList(items=[webhook_doc(context, one) for one in found]))
 
 
 async def create_webhook(context: Context) -> Reply:
@@ -127,7 +127,7 @@ async def create_webhook(context: Context) -> Reply:
         actor=context.principal.id,
     )
     where = (("location", f"/api/v1/tenants/{context.tenant.name}/webhooks/{webhook.id}"),)
-    made = WebhookMade(webhook=_document(context, webhook), secret=secret)
+    made = WebhookMade(webhook=webhook_doc(context, webhook), secret=secret)
     return json_reply(made, status=201, headers=where)
 
 
@@ -146,7 +146,7 @@ async def rotate_webhook(context: Context) -> Reply:
     webhook, secret = await context.services.webhooks.rotate(
         _webhook(context), overlap_s=body.overlap_s, actor=context.principal.id
     )
-    return json_reply(WebhookMade(webhook=_document(context, webhook), secret=secret))
+    return json_reply(WebhookMade(webhook=webhook_doc(context, webhook), secret=secret))
 
 
 async def test_webhook(context: Context) -> Reply:
@@ -156,6 +156,15 @@ async def test_webhook(context: Context) -> Reply:
         webhook, actor=context.principal.id, timeout_s=_TEST_S
     )
     return json_reply(delivery_doc(delivery, webhook))
+
+
+async def redeliver(context: Context) -> Reply:
+    """Send a webhook a delivery once more, with the same `webhook-id`, as long as it is shown."""
+    webhook = _webhook(context)
+    delivery = await context.services.webhooks.redeliver(
+        webhook, context.request.params["delivery"], actor=context.principal.id
+    )
+    return json_reply(delivery_doc(delivery, webhook), status=202)
 
 
 async def enable_webhook(context: Context) -> Reply:
@@ -178,7 +187,7 @@ async def _switched(context: Context, *, is_on: bool) -> Reply:
     webhook = await context.services.webhooks.switch(
         _webhook(context), is_on=is_on, actor=context.principal.id
     )
-    return json_reply(_document(context, webhook))
+    return json_reply(webhook_doc(context, webhook))
 
 
 def delivery_doc(one: Delivery, webhook: Webhook) -> DeliveryDoc:
@@ -207,7 +216,8 @@ def _webhook(context: Context) -> Webhook:
     return webhook
 
 
-def _document(context: Context, webhook: Webhook) -> WebhookDoc:
+def webhook_doc(context: Context, webhook: Webhook) -> WebhookDoc:
+    """A webhook of the request's tenant as callers see it."""
     return WebhookDoc(**_members(context, webhook))
 
 
@@ -282,6 +292,16 @@ OPERATIONS = (
         handler=test_webhook,
         summary="Send a webhook a test",
         reply=DeliveryDoc,
+        problems=(InputInvalid, DiskFull),
+    ),
+    Operation(
+        method="POST",
+        path=_ONE + "/deliveries/{delivery}/redeliver",
+        permission="webhook:set",
+        handler=redeliver,
+        summary="Send a delivery again",
+        reply=DeliveryDoc,
+        status=202,
         problems=(InputInvalid, DiskFull),
     ),
     Operation(
