@@ -351,6 +351,7 @@ OPERATIONS = (
             ),
             Query(name="tenant", doc="Only this tenant.", schema=_TEXT),
             Query(name="model", doc="Only this model of the tenant.", schema=_TEXT),
+            Query(name="webhook", doc="Deliveries: of this webhook of the tenant.", schema=_TEXT),
             Query(name="kind", doc="Audit: only this kind.", schema=_TEXT),
             Query(name="actor", doc="Audit: only this actor.", schema=_TEXT),
             Query(name="after", doc="Audit: entries after this one.", schema=_TEXT),

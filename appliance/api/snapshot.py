@@ -24,6 +24,15 @@ from appliance.api.native.egress import doc_from_rule
 from appliance.api.native.promised import row_from_promise
 from appliance.api.route_view import route_view
 from appliance.api.supply import runtime_view
+from appliance.api.work_view import (
+    batch_view,
+    comparison_view,
+    delivery_view,
+    job_view,
+    sample_view,
+    schedule_view,
+    webhook_view,
+)
 from appliance.catalogue import Card
 from appliance.errors import FieldError, InputInvalid
 from appliance.records import LIVE, Entry, Model, Version
@@ -528,6 +537,13 @@ VIEWS: dict[str, Callable[[Context], Awaitable[tuple[Rows, Extras]]]] = {
     "egress": _egress,
     "routes": route_view,
     "drift": drift_view,
+    "jobs": job_view,
+    "batches": batch_view,
+    "schedules": schedule_view,
+    "webhooks": webhook_view,
+    "deliveries": delivery_view,
+    "comparisons": comparison_view,
+    "samples": sample_view,
     "runtimes": runtime_view,
     "audit": _audit,
     "health": _health,

@@ -182,7 +182,7 @@ async def _submit(context: Context, version: Version | None) -> Reply:
     batch, is_new = await context.services.batches.submit(wish, None if taken_from else pieces)
     where = ("location", _url(context, batch))
     headers = (where, *following.replayed(is_new))
-    return json_reply(_document(context, batch), status=202, headers=headers)
+    return json_reply(batch_doc(context, batch), status=202, headers=headers)
 
 
 def require_folders(context: Context) -> None:
@@ -229,7 +229,7 @@ async def list_batches(context: Context) -> Reply:
     Ended batches are kept for `jobs.kept_s` seconds, then they and their tables are deleted.
     """
     found = following.listed(context, context.snapshot.batches(context.tenant.id))
-    return json_reply(BatchList(items=[_document(context, batch) for batch in found]))
+    return json_reply(BatchList(items=[batch_doc(context, batch) for batch in found]))
 
 
 async def show_batch(context: Context) -> Reply:
@@ -243,7 +243,7 @@ async def show_batch(context: Context) -> Reply:
     if following.wants_events(context):
         return following.events(lambda write: _follow(context, batch, write))
     batch = await following.ended(context, context.services.batches, batch)
-    return json_reply(_document(context, batch))
+    return json_reply(batch_doc(context, batch))
 
 
 async def show_output(context: Context) -> Reply:
@@ -261,16 +261,16 @@ async def show_output(context: Context) -> Reply:
 async def cancel_batch(context: Context) -> Reply:
     """Cancel a batch; the calls it makes now are given up. One that ended stays as it is."""
     batch = await context.services.batches.cancel(_batch(context), actor=context.principal.id)
-    return json_reply(_document(context, batch))
+    return json_reply(batch_doc(context, batch))
 
 
 async def _follow(context: Context, batch: Batch, write: Write) -> None:
     batches, told_ns, told_rows = context.services.batches, 0, -1
     while True:
         if batch.started_ns and not told_ns:
-            await write(following.event("start", "start", _document(context, batch)))
+            await write(following.event("start", "start", batch_doc(context, batch)))
         if batch.status in JOB_ENDS:
-            await write(following.event("completed", "completed", _document(context, batch)))
+            await write(following.event("completed", "completed", batch_doc(context, batch)))
             return
         if batch.started_ns and batch.rows_done != told_rows:
             told_ns, told_rows = batch.started_ns, batch.rows_done
@@ -291,7 +291,8 @@ def _url(context: Context, batch: Batch) -> str:
     return f"/api/v1/batches/{context.tenant.name}/{batch.id}"
 
 
-def _document(context: Context, batch: Batch) -> BatchDoc:
+def batch_doc(context: Context, batch: Batch) -> BatchDoc:
+    """A batch of the request's tenant as callers see it."""
     url, plan = _url(context, batch), batch.plan
     urls = {"get": url, "cancel": f"{url}/cancel", "stream": url}
     if batch.has_output:

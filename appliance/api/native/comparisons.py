@@ -132,7 +132,7 @@ async def create_comparison(context: Context) -> Reply:
 
 def accepted(context: Context, comparison: Comparison) -> Reply:
     """The answer to a comparison that was taken on."""
-    document = _brief(context, comparison)
+    document = brief(context, comparison)
     return json_reply(document, status=202, headers=(("location", document.urls["get"]),))
 
 
@@ -145,7 +145,7 @@ async def list_comparisons(context: Context) -> Reply:
     every = context.services.comparisons.all(context.tenant.id)
     seen = [one for one in reversed(every) if following.is_visible(context, one.created_by)]
     return json_reply(
-        ComparisonList(items=[_brief(context, one) for one in seen[: following.limit(context)]])
+        ComparisonList(items=[brief(context, one) for one in seen[: following.limit(context)]])
     )
 
 
@@ -234,7 +234,7 @@ async def _comparison(context: Context) -> Comparison:
 
 
 async def _document(context: Context, comparison: Comparison) -> ComparisonDoc:
-    document = _brief(context, comparison)
+    document = brief(context, comparison)
     report = await context.services.comparisons.report(comparison)
     if report is not None and not following.is_owner(context):
         report.worst = []
@@ -245,7 +245,8 @@ async def _document(context: Context, comparison: Comparison) -> ComparisonDoc:
     return document
 
 
-def _brief(context: Context, comparison: Comparison) -> ComparisonDoc:
+def brief(context: Context, comparison: Comparison) -> ComparisonDoc:
+    """A comparison of the request's tenant as callers see it, without its report."""
     url = f"/api/v1/comparisons/{context.tenant.name}/{comparison.id}"
     return ComparisonDoc(
         id=comparison.id,

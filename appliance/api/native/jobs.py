@@ -126,7 +126,7 @@ async def list_jobs(context: Context) -> Reply:
     Ended jobs are kept for `jobs.kept_s` seconds, then they and their payloads are deleted.
     """
     found = following.listed(context, context.snapshot.jobs(context.tenant.id))
-    return json_reply(JobList(items=[_brief(context, job) for job in found]))
+    return json_reply(JobList(items=[brief(context, job) for job in found]))
 
 
 async def show_job(context: Context) -> Reply:
@@ -171,7 +171,7 @@ async def _follow(context: Context, job: Job, write: Write) -> None:
     while True:
         if now.attempts > told and now.status != "starting":
             told = now.attempts
-            await write(following.event("start", f"start-{told}", _brief(context, now)))
+            await write(following.event("start", f"start-{told}", brief(context, now)))
         if now.status in JOB_ENDS:
             lines = (now.end.problem or {}).get("stderr", ()) if now.end else ()
             for at, line in enumerate(lines if following.is_owner(context) else ()):
@@ -194,7 +194,7 @@ def _url(context: Context, job: Job) -> str:
 
 async def _document(context: Context, job: Job) -> JobDoc:
     """The whole document, with an output that is small enough for it."""
-    document = _brief(context, job)
+    document = brief(context, job)
     end = job.end
     if end is None or end.output is None or end.output.size_bytes > _INLINE_BYTES_MAX:
         return document
@@ -207,7 +207,8 @@ async def _document(context: Context, job: Job) -> JobDoc:
     return document
 
 
-def _brief(context: Context, job: Job) -> JobDoc:
+def brief(context: Context, job: Job) -> JobDoc:
+    """A job of the request's tenant as callers see it, without its output."""
     end, url = job.end, _url(context, job)
     output = end.output if end else None
     urls = {"get": url, "cancel": f"{url}/cancel", "stream": url}

@@ -75,7 +75,7 @@ class ReplayNew(Body):
 
 async def show_samples(context: Context) -> Reply:
     """Whether calls of a model are kept, how many, for how long, and how many there are."""
-    return json_reply(await _document(context, model_of(context)))
+    return json_reply(await samples_doc(context, model_of(context)))
 
 
 async def set_sampling(context: Context) -> Reply:
@@ -106,7 +106,7 @@ async def set_sampling(context: Context) -> Reply:
     elif context.snapshot.sampling(model.id) is not None:
         await commands.remove(model_id=model.id, actor=actor)
     await context.services.samples.sweep()
-    return json_reply(await _document(context, model))
+    return json_reply(await samples_doc(context, model))
 
 
 async def remove_samples(context: Context) -> Reply:
@@ -153,7 +153,8 @@ async def replay_samples(context: Context) -> Reply:
     )
 
 
-async def _document(context: Context, model: Model) -> SamplesDoc:
+async def samples_doc(context: Context, model: Model) -> SamplesDoc:
+    """Which calls of a model of the request's tenant are kept, and what is kept now."""
     sampling = context.snapshot.sampling(model.id)
     kept = await context.services.samples.kept(model.id)
     return SamplesDoc(

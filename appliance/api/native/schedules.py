@@ -89,7 +89,7 @@ class ScheduleList(Document):
 async def list_schedules(context: Context) -> Reply:
     """A tenant's schedules, each with the next three times it is due."""
     found = context.snapshot.schedules(context.tenant.id)
-    return json_reply(ScheduleList(items=[_document(context, one) for one in found]))
+    return json_reply(ScheduleList(items=[schedule_doc(context, one) for one in found]))
 
 
 async def create_schedule(context: Context) -> Reply:
@@ -122,13 +122,13 @@ async def create_schedule(context: Context) -> Reply:
         actor=context.principal.id,
     )
     where = (("location", f"/api/v1/schedules/{context.tenant.name}/{schedule.id}"),)
-    return json_reply(_document(context, schedule), status=201, headers=where)
+    return json_reply(schedule_doc(context, schedule), status=201, headers=where)
 
 
 async def show_schedule(context: Context) -> Reply:
     """A schedule with its last twenty runs."""
     schedule = _schedule(context)
-    document = _document(context, schedule)
+    document = schedule_doc(context, schedule)
     members = {name: getattr(document, name) for name in document.__struct_fields__}
     runs = [_run(one) for one in reversed(schedule.runs)]
     return json_reply(ScheduleShown(**members, runs=runs))
@@ -137,7 +137,7 @@ async def show_schedule(context: Context) -> Reply:
 async def pause_schedule(context: Context) -> Reply:
     """Let nothing be due until the schedule is resumed."""
     found = await context.services.schedules.pause(_schedule(context), actor=context.principal.id)
-    return json_reply(_document(context, found))
+    return json_reply(schedule_doc(context, found))
 
 
 async def resume_schedule(context: Context) -> Reply:
@@ -145,7 +145,7 @@ async def resume_schedule(context: Context) -> Reply:
     schedule = _schedule(context)
     _require_call(context, schedule)
     found = await context.services.schedules.resume(schedule, actor=context.principal.id)
-    return json_reply(_document(context, found))
+    return json_reply(schedule_doc(context, found))
 
 
 async def run_schedule(context: Context) -> Reply:
@@ -199,7 +199,8 @@ def _wrong(name: str, detail: str) -> InputInvalid:
     )
 
 
-def _document(context: Context, schedule: Schedule) -> ScheduleDoc:
+def schedule_doc(context: Context, schedule: Schedule) -> ScheduleDoc:
+    """A schedule of the request's tenant as callers see it."""
     model = context.snapshot.model_by_id(schedule.model_id)
     upcoming = context.services.schedules.next_ns(schedule, _NEXT)
     return ScheduleDoc(
