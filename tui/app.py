@@ -212,6 +212,8 @@ class ConsoleApp(OrderedKeys):
         *,
         doing: str,
         body: Mapping[str, Any] | None = None,
+        data: bytes | None = None,
+        params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         done: str = "",
         cli: str = "",
@@ -224,6 +226,8 @@ class ConsoleApp(OrderedKeys):
             path: where to.
             doing: what is being done, for the refusal.
             body: JSON body.
+            data: the body as it is, instead; its type is in ``headers``.
+            params: the query.
             headers: for example If-Match with the revision that was on screen.
             done: toast after success, with the request id.
             cli: the same thing as a command line, taught by the toast.
@@ -234,7 +238,13 @@ class ConsoleApp(OrderedKeys):
         self.sending += 1
         try:
             reply = await self.client.call(
-                method, path, body=body, headers=headers, timeout_s=timeout_s
+                method,
+                path,
+                body=body,
+                data=data,
+                params=params,
+                headers=headers,
+                timeout_s=timeout_s,
             )
         except Problem as problem:
             self.sending -= 1

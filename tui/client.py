@@ -1,15 +1,16 @@
 """The admin API as typed calls: one request in, one reply or one ``Problem`` out.
 
-Owns: the HTTP client, the shapes of the answers the screens read, and the problem type.
+Owns: the HTTP client, the shapes of what every view has, and the problem type.
 Never: retries, caches, draws, or keeps a secret after the request that needed it.
-Read next: ``feed`` (polls through it), ``app.perform`` (verbs go through it).
+Read next: ``rows`` (each view's rows), ``feed`` (polls through it), ``app.perform`` (verbs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import IO, TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ CONTRACT = 1
 SNAPSHOT_TIMEOUT_S = 10.0
 VERB_TIMEOUT_S = 120.0
 VERIFY_TIMEOUT_S = 3600.0
+SAVE_TIMEOUT_S = 120.0
+"""Longest silence of the server while a file is fetched."""
 
 Row = Mapping[str, Any]
 
@@ -74,209 +77,6 @@ class Check(TypedDict):
     detail: str
     remedy: str
     checked_at: str
-
-
-class TenantRow(TypedDict):
-    """One row of view ``tenants``."""
-
-    id: str
-    name: str
-    isolation: str
-    models: int
-    keys: int
-    calls_15m: int
-    storage_bytes: int
-    created_at: str
-    created_by: str
-
-
-class KeyRow(TypedDict):
-    """One row of view ``keys``; ``tenant`` is empty for appliance-wide keys."""
-
-    id: str
-    tenant: str
-    name: str
-    role: str
-    scopes: list[str]
-    state: str
-    created_at: str
-    created_by: str
-    expires_at: str
-    last_used_at: str | None
-
-
-class EgressRow(TypedDict):
-    """One row of view ``egress``: a rule; ``position`` counts from 1 within its tenant."""
-
-    id: str
-    tenant: str
-    position: int
-    model: str
-    action: str
-    host: str
-    ports: list[str]
-    protocol: str
-    reason: str
-    note: str
-    created_at: str
-    created_by: str
-
-
-class RouteRow(TypedDict):
-    """One row of view ``routes``: a version of a route; what is not the version's is the route's.
-
-    ``percent`` is None for a shadow, ``against`` the version the others are compared with.
-    """
-
-    tenant: str
-    model: str
-    version: int
-    role: str
-    percent: float | None
-    calls: int
-    error_percent: float
-    p95_ms: float | None
-    detail: str
-    arms: list[dict[str, Any]]
-    sticky: str
-    shadows: list[int]
-    canary: dict[str, Any] | None
-    against: int
-    complaint: str
-    state: str
-    revision: int
-    reason: str
-    set_at: str
-    set_by: str
-
-
-class ModelRow(TypedDict):
-    """One row of view ``models``."""
-
-    tenant: str
-    model: str
-    description: str
-    versions: int
-    newest: int | None
-    live: int | None
-    runtime: str
-    size_bytes: int
-    takes: list[str]
-    gives: list[str]
-    tags: dict[str, str]
-    calls_15m: int
-    errors_15m: int
-    p95_ms: float | None
-    created_at: str
-    created_by: str
-
-
-class VersionRow(TypedDict):
-    """One row of view ``versions``."""
-
-    tenant: str
-    model: str
-    version: int
-    state: str
-    runtime: str
-    entry: str
-    digest: str
-    size_bytes: int
-    aliases: list[str]
-    warm: int
-    warm_ready: int
-    calls_15m: int
-    errors_15m: int
-    p95_ms: float | None
-    created_at: str
-    created_by: str
-
-
-class AliasRow(TypedDict):
-    """One member of ``aliases`` of view ``versions``; ``revision`` goes into If-Match."""
-
-    name: str
-    version: int
-    revision: int
-    reason: str
-    set_at: str
-    set_by: str
-
-
-class SandboxRow(TypedDict):
-    """One row of view ``sandboxes``."""
-
-    id: str
-    tenant: str
-    model: str
-    version: int
-    state: str
-    pid: int
-    created_at: str
-    last_used_at: str | None
-    calls: int
-    rss_bytes: int
-    memory_bytes: int
-    cpu_ms: int
-    gpus: list[str]
-    gpu_memory_bytes: int
-
-
-class GpuRow(TypedDict):
-    """One row of view ``gpus``; ``None`` is what nothing tells."""
-
-    id: str
-    index: str
-    name: str
-    vendor: str
-    state: str
-    tenant: str
-    driver: str
-    memory_bytes: int | None
-    allocated_bytes: int
-    used_bytes: int | None
-    busy_percent: int | None
-
-
-class RuntimeRow(TypedDict):
-    """One row of view ``runtimes``; ``signer`` is empty for one built here.
-
-    Beside the rows are ``sets``, ``builds`` (registrations), ``jobs`` and ``available``.
-    """
-
-    name: str
-    kind: str
-    digest: str
-    built_at: str
-    size_bytes: int
-    tree: str
-    signer: str
-    uses: list[dict[str, Any]]
-
-
-class AuditRow(TypedDict):
-    """One row of view ``audit``; ``leaf`` is the RFC 6962 leaf hash in hex."""
-
-    seq: int
-    time: str
-    kind: str
-    tenant: str
-    actor: str
-    object: str
-    outcome: str
-    leaf: str
-
-
-class BusyRow(TypedDict):
-    """One row of view ``dashboard``: a model by calls."""
-
-    tenant: str
-    model: str
-    live: int | None
-    calls: int
-    errors: int
-    p95_ms: float | None
-    runtime: str
 
 
 class Problem(Exception):
@@ -451,35 +251,83 @@ class Client:
         path: str,
         *,
         body: Mapping[str, Any] | None = None,
+        data: bytes | None = None,
+        params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = VERB_TIMEOUT_S,
     ) -> Reply:
         """One request and its answer.
+
+        Args:
+            method: HTTP method.
+            path: where to, as ``path_of`` makes it.
+            body: sent as JSON.
+            data: sent as it is, instead of ``body``; its type is in ``headers``.
+            params: the query.
+            headers: more of them.
+            timeout_s: how long to wait.
 
         Raises:
             Problem: no answer in ``timeout_s``, a refusal, or an answer that is not JSON although
                 it says so.
         """
         response = await self._send(
-            method, path, json=body, headers=dict(headers or {}), timeout_s=timeout_s
+            method,
+            path,
+            json=body,
+            content=data,
+            params=params,
+            headers=dict(headers or {}),
+            timeout_s=timeout_s,
         )
         request_id = response.headers.get("request-id", "")
         if "json" in response.headers.get("content-type", "") and response.content:
             return Reply(status=response.status_code, data=_json(response), request_id=request_id)
         return Reply(status=response.status_code, text=response.text, request_id=request_id)
 
+    async def save(self, path: str, file: IO[bytes]) -> Reply:
+        """Write what a GET answers to an open file, piece by piece.
+
+        Raises:
+            Problem: no answer, a refusal, or an answer that broke off.
+            OSError: the file cannot be written.
+        """
+        http, headers = self._open(), {"Accept": "*/*"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        with self._told(SAVE_TIMEOUT_S):
+            async with http.stream(
+                "GET", path, headers=headers, timeout=SAVE_TIMEOUT_S
+            ) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise _problem_from(response)
+                async for piece in response.aiter_bytes():
+                    _write(file, piece)
+        return Reply(status=response.status_code, request_id=response.headers.get("request-id", ""))
+
     async def _send(
         self, method: str, path: str, *, timeout_s: float, headers: dict[str, str], **rest: Any
     ) -> httpx.Response:
         http = self._open()
-        import httpx
-
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
-        if rest.get("json") is None:
-            rest.pop("json", None)
+        given = {name: value for name, value in rest.items() if value is not None}
+        with self._told(timeout_s):
+            response = await http.request(method, path, headers=headers, timeout=timeout_s, **given)
+        if response.status_code >= 400:
+            raise _problem_from(response)
+        return response
+
+    @contextmanager
+    def _told(self, timeout_s: float) -> Iterator[None]:
+        """Say what went wrong on the way as a ``Problem``."""
+        import httpx
+
         try:
-            response = await http.request(method, path, headers=headers, timeout=timeout_s, **rest)
+            yield
+        except _CannotWrite as error:
+            raise error.reason from error
         except httpx.TimeoutException as error:
             raise Problem(
                 code="timeout",
@@ -497,9 +345,21 @@ class Client:
             raise Problem(
                 code="bad-request", title="The request cannot be sent", detail=str(error)
             ) from error
-        if response.status_code >= 400:
-            raise _problem_from(response)
-        return response
+
+
+class _CannotWrite(Exception):
+    """The file on this side failed, not the connection."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _write(file: IO[bytes], piece: bytes) -> None:
+    try:
+        file.write(piece)
+    except OSError as error:
+        raise _CannotWrite(error) from error
 
 
 def _reason(error: BaseException) -> str:

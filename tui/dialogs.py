@@ -416,6 +416,11 @@ class Help(Reading):
         super().__init__(f"Keys of {title}", "\n".join(lines))
 
 
+def missing(values: Mapping[str, str], **words: str) -> str:
+    """What to type into the first of these fields that is empty; empty when none is."""
+    return next((told for name, told in words.items() if not values[name].strip()), "")
+
+
 def answer_of(value: Any) -> str:
     """A member of a JSON answer as text, empty if it is missing."""
     return "" if value is None else str(value)

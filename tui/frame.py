@@ -430,12 +430,15 @@ class ListPage(Page):
                 table.focus()
         if not is_empty:
             return
-        words = self.EMPTY
+        self._line("#empty", Text(text.clean(self.empty_words(), lines=True)))
+
+    def empty_words(self) -> str:
+        """What stands there without rows."""
         if self._drawn is None:
-            words = "No data yet: waiting for the first answer."
-        elif self._drawn.rows:
-            words = f"Nothing matches /{table.filter_text}\nEsc clears the filter."
-        self._line("#empty", Text(text.clean(words, lines=True)))
+            return "No data yet: waiting for the first answer."
+        if self._drawn.rows:
+            return f"Nothing matches /{self.table.filter_text}\nEsc clears the filter."
+        return self.EMPTY
 
     # -- keys ----------------------------------------------------------------------------------
 

@@ -40,17 +40,36 @@ class Noun:
 SCREENS: tuple[Noun, ...] = (
     Noun(name="dashboard", alias="d", screen="dashboard:Dashboard", help="the appliance now"),
     Noun(name="models", alias="m", screen="models:Models", help="all models", takes=1),
+    Noun(
+        name="catalogue",
+        alias="l",
+        screen="catalogue:Catalogue",
+        help="models, and why",
+        takes=99,
+    ),
     Noun(name="versions", alias="v", screen="versions:Versions", help="all versions", takes=1),
     Noun(name="tenants", alias="t", screen="tenants:Tenants", help="tenants"),
     Noun(name="keys", alias="k", screen="keys:Keys", help="API keys", takes=1),
     Noun(name="sandboxes", alias="s", screen="sandboxes:Sandboxes", help="running models"),
-    Noun(name="gpus", alias="g", screen="gpus:Gpus", help="GPUs and whose they are"),
-    Noun(name="egress", alias="e", screen="egress:Egress", help="where models connect", takes=1),
-    Noun(name="routes", alias="r", screen="routes:Routes", help="how calls are divided"),
-    Noun(name="drift", alias="f", screen="drift:Drift", help="versions and their baselines"),
-    Noun(name="runtimes", alias="rt", screen="runtimes:Runtimes", help="what models run in"),
+    Noun(name="gpus", alias="g", screen="gpus:Gpus", help="whose GPUs are"),
+    Noun(name="egress", alias="e", screen="egress:Egress", help="ways out", takes=1),
+    Noun(name="routes", alias="r", screen="routes:Routes", help="shares of calls"),
+    Noun(name="drift", alias="f", screen="drift:Drift", help="baselines"),
+    Noun(name="jobs", alias="j", screen="jobs:Jobs", help="calls nobody waits for", takes=1),
+    Noun(name="batches", alias="b", screen="batches:Batches", help="tables scored", takes=1),
+    Noun(name="schedules", alias="i", screen="schedules:Schedules", help="by the clock", takes=1),
+    Noun(name="webhooks", alias="w", screen="webhooks:Webhooks", help="who is told", takes=1),
+    Noun(
+        name="comparisons",
+        alias="c",
+        screen="comparisons:Comparisons",
+        help="versions compared",
+        takes=1,
+    ),
+    Noun(name="samples", alias="y", screen="samples:Samples", help="kept calls", takes=1),
+    Noun(name="runtimes", alias="rt", screen="runtimes:Runtimes", help="languages, images"),
     Noun(name="audit", alias="a", screen="audit:Audit", help="the audit ledger"),
-    Noun(name="health", alias="h", screen="health:Health", help="checks and the node"),
+    Noun(name="health", alias="h", screen="health:Health", help="checks, this node"),
     Noun(
         name="model",
         screen="models:ModelPage",
@@ -66,6 +85,46 @@ SCREENS: tuple[Noun, ...] = (
         parent="model",
         needs=3,
         takes=3,
+    ),
+    Noun(
+        name="job",
+        screen="jobs:JobPage",
+        help="one job: tenant id",
+        parent="jobs",
+        needs=2,
+        takes=2,
+    ),
+    Noun(
+        name="batch",
+        screen="batches:BatchPage",
+        help="one batch: tenant id",
+        parent="batches",
+        needs=2,
+        takes=2,
+    ),
+    Noun(
+        name="schedule",
+        screen="schedules:SchedulePage",
+        help="one schedule: tenant id",
+        parent="schedules",
+        needs=2,
+        takes=2,
+    ),
+    Noun(
+        name="webhook",
+        screen="webhooks:WebhookPage",
+        help="one webhook: tenant id",
+        parent="webhooks",
+        needs=2,
+        takes=2,
+    ),
+    Noun(
+        name="comparison",
+        screen="comparisons:ComparisonPage",
+        help="one comparison: tenant id",
+        parent="comparisons",
+        needs=2,
+        takes=2,
     ),
     Noun(
         name="entry",
@@ -94,6 +153,8 @@ class Place:
             return "/".join(self.args)
         if self.noun == "version":
             return f"v{self.args[2]}"
+        if self.noun in ("job", "batch", "schedule", "webhook", "comparison"):
+            return self.args[1]
         return " ".join((self.noun, *self.args))
 
     def ancestors(self) -> tuple[Place, ...]:
@@ -182,8 +243,24 @@ class GoTo(ModalScreen["Place | None"]):
 
     def _list(self, words: str) -> None:
         self.query_one("#goto-error", Static).update("")
-        lines = [f"{n.alias or ' ':<2}  {n.name:<10} {n.help}" for n in _close(words) or SCREENS]
-        self.query_one("#goto-nouns", Static).update(Text("\n".join(lines)))
+        close = _close(words)
+        if words.strip() and close:
+            lines = [_noun_line(noun) for noun in close]
+        else:  # all that can be gone to without knowing a name, in two columns
+            lines = _columns([_noun_line(noun) for noun in SCREENS if not noun.needs])
+        self.query_one("#goto-nouns", Static).update(Text("\n".join(lines), no_wrap=True))
+
+
+def _noun_line(noun: Noun) -> str:
+    return f"{noun.alias or ' ':<3}{noun.name:<12}{noun.help}"
+
+
+def _columns(lines: list[str], width: int = 34) -> list[str]:
+    """Two columns, read downwards."""
+    half = (len(lines) + 1) // 2
+    right = [*lines[half:], ""]
+    pairs = zip(lines[:half], right, strict=False)
+    return [f"{text.fit(one, width)}{text.clip(other, width)}".rstrip() for one, other in pairs]
 
 
 def _close(words: str) -> list[Noun]:

@@ -31,8 +31,15 @@ WORDS = {
     "active": "OK active",
     "expired": "! expired",
     "revoked": "- revoked",
+    "succeeded": "OK succeeded",
+    "failed": "X failed",
+    "canceled": "- canceled",
+    "paused": "- paused",
+    "on": "OK on",
+    "delivered": "OK delivered",
 }
 _BLOCKS = "▁▂▃▄▅▆▇█"
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 
@@ -129,6 +136,20 @@ def duration(seconds: float | None) -> str:
     return f"{left // 86_400}d"
 
 
+def span(seconds: int) -> str:
+    """Whole seconds as people type them, in the largest unit: ``90s``, ``6h``, ``7d``."""
+    unit = next((u for u in ("d", "h", "m") if seconds and not seconds % SECONDS[u]), "s")
+    return f"{seconds // SECONDS[unit]}{unit}"
+
+
+def seconds_of(words: str) -> int | None:
+    """Seconds of ``90s``, ``30m``, ``24h``, ``7d``, ``2w``; None for anything else, 0 included."""
+    number, unit = words[:-1], words[-1:]
+    if not number.isascii() or not number.isdigit() or len(number) > 7:
+        return None
+    return int(number) * SECONDS.get(unit, 0) or None
+
+
 def size(value: float | None) -> str:
     """Bytes in binary units, three digits: ``0 B``, ``1.5 MiB``, ``512 MiB``."""
     if value is None:
@@ -180,6 +201,13 @@ def spark(values: Sequence[float], width: int) -> str:
     if top <= 0:
         return _BLOCKS[0] * len(shown)
     return "".join(_BLOCKS[min(7, max(0, round(7 * max(0, v) / top)))] for v in shown)
+
+
+def bar(part: float, whole: float, width: int = 6) -> str:
+    """How much of the whole is done: ``[###---]  50%``; only what is whole says 100%."""
+    share = min(1.0, max(0.0, part / whole)) if whole else 0.0
+    full = int(share * width)
+    return f"[{'#' * full}{'-' * (width - full)}] {int(100 * share):>3}%"
 
 
 def canonical(value: Any) -> str:

@@ -6,7 +6,6 @@ Owns: the process the terminal test starts, kills and starts again.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import signal
 import sys
 from pathlib import Path
@@ -20,16 +19,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-SPEC = importlib.util.spec_from_file_location("canned", Path(__file__).parent / "conftest.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-canned = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(canned)
+from canned_world import World
 
 
 def main() -> None:
     socket, state = sys.argv[1], (sys.argv[2:] or ["ready"])[0]
-    world = canned.World()
+    world = World()
     world.state = state
 
     async def answer(request: Request) -> Response:

@@ -17,10 +17,9 @@ from textual.pilot import Pilot
 from tiny_runtime import tiny_runtime
 
 from appliance.sandbox.gpu_place import Gpu, Places
-from tui import client as shapes
+from tui import rows as shapes
 from tui.app import ConsoleApp
-from tui.client import Client, Query
-from tui.rows import DriftRow
+from tui.client import Check, Client, Query
 
 ROWS = {
     "dashboard": shapes.BusyRow,
@@ -32,10 +31,10 @@ ROWS = {
     "gpus": shapes.GpuRow,
     "egress": shapes.EgressRow,
     "routes": shapes.RouteRow,
-    "drift": DriftRow,
+    "drift": shapes.DriftRow,
     "runtimes": shapes.RuntimeRow,
     "audit": shapes.AuditRow,
-    "health": shapes.Check,
+    "health": Check,
 }
 Open = Callable[[Inside], AbstractAsyncContextManager[Pilot[int]]]
 

@@ -7,7 +7,6 @@ Read next: ``frame.ListPage``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from textual.widgets import Static
 from tui import text
 from tui.client import VERIFY_TIMEOUT_S, Problem, Query, Row, Snapshot, path_of
 from tui.dialogs import Field, Form, Notice, Reading
+from tui.files import save_new
 from tui.frame import ListPage, Page
 from tui.nav import Place
 from tui.table import Column
@@ -264,19 +264,6 @@ def entry_text(entry: Mapping[str, Any]) -> str:
     else:
         lines += ["event, canonical JSON", text.canonical(entry["event"])]
     return "\n".join(lines)
-
-
-def save_new(path: Path, content: str) -> str:
-    """Write a new file, mode 0600; a sentence saying why not, empty when it is written."""
-    try:
-        handle = os.open(path.expanduser(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-    except FileExistsError:
-        return "That file exists; type another name."
-    except OSError as error:
-        return f"It cannot be written: {error.strerror}."
-    return ""
 
 
 def _server_terms(words: str) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 Owns: the columns of the drift table, the lines about the version under the cursor, and the text of
 the version page's drift tab.
 Never: computes a score; the server does.
-Read next: ``screens/versions`` (its tab shows every column), ``frame.ListPage``.
+Read next: ``screens/drift_verbs`` (baselines, thresholds), ``screens/versions`` (its tab).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rich.text import Text
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Static
@@ -20,6 +21,7 @@ from tui import text
 from tui.client import Row, Snapshot
 from tui.frame import ListPage
 from tui.nav import Place
+from tui.screens.drift_verbs import change_thresholds, remove_baseline, set_baseline
 from tui.table import Column
 
 _RANK = {"warn": 0, "ok": 1, "off": 2}
@@ -36,11 +38,14 @@ class Drift(ListPage):
     """One row per version with a baseline, those with breaches first."""
 
     VIEW = "drift"
-    EMPTY = (
-        "No version has a baseline.\n"
-        "appliance drift baseline set TENANT/MODEL:VERSION --data train.csv"
-    )
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "open", "columns")]
+    EMPTY = "No version has a baseline.\nn compares one with data, or with its calls."
+    VERBS = frozenset(("baseline", "thresholds", "remove"))
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "columns"),
+        Binding("n", "baseline", "baseline"),
+        Binding("e", "thresholds", "thresholds"),
+        Binding("x", "remove", "remove"),
+    ]
     COLUMNS = (
         Column(
             name="state",
@@ -107,6 +112,21 @@ class Drift(ListPage):
         """Rows and the lines."""
         super().draw(snapshot)
         self._tell()
+
+    @work(exclusive=True, group="dialog")
+    async def action_baseline(self) -> None:
+        """``n`` makes a version's baseline, the one under the cursor unless another is typed."""
+        await set_baseline(self, self.row)
+
+    @work(exclusive=True, group="dialog")
+    async def action_thresholds(self) -> None:
+        """``e`` changes the thresholds of the version under the cursor."""
+        await change_thresholds(self, self.row)
+
+    @work(exclusive=True, group="dialog")
+    async def action_remove(self) -> None:
+        """``x`` removes the baseline of the version under the cursor."""
+        await remove_baseline(self, self.row)
 
     def on_data_table_row_highlighted(self, _event: DataTable.RowHighlighted) -> None:
         """The lines follow the cursor."""
