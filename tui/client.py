@@ -410,10 +410,11 @@ def _problem_from(response: httpx.Response) -> Problem:
     )
 
 
-def _loose(value: Any) -> Any:
+def loose(value: Any) -> Any:
+    """Decoded JSON in which members that are missing are None, whatever the server's age."""
     if isinstance(value, dict):
         return Loose(value)
-    return [_loose(item) for item in value] if isinstance(value, list) else value
+    return [loose(item) for item in value] if isinstance(value, list) else value
 
 
 def _snapshot_from(data: Any, etag: str, view: str) -> Snapshot:
@@ -437,6 +438,6 @@ def _snapshot_from(data: Any, etag: str, view: str) -> Snapshot:
         warn=int((alerts or {}).get("warn") or 0),
         fail=int((alerts or {}).get("fail") or 0),
         contract=int(data.get("contract") or CONTRACT),
-        extras={k: _loose(v) for k, v in data.items() if k not in known},
+        extras={k: loose(v) for k, v in data.items() if k not in known},
         etag=etag,
     )

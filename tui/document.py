@@ -18,7 +18,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from tui import text
-from tui.client import Problem, Query
+from tui.client import Problem, Query, loose
 from tui.feed import Feed, Link
 from tui.frame import Page
 from tui.nav import Place
@@ -119,17 +119,18 @@ class DocumentPage(Page):
             self._why = f"X {problem.title}: {problem.detail}\nRequest id: {problem.request_id}"
         else:
             if isinstance(reply.data, dict):
-                self.document = reply.data
-                await self.loaded(reply.data)
+                self.document = loose(reply.data)
         self.call_later(self._paint)
-
-    async def loaded(self, document: Mapping[str, Any]) -> None:
-        """Fetch what belongs to it, in the same worker."""
 
     def _paint(self) -> None:
         if not self.is_shown:
             return
-        lines = [self._why] if self.document is None else self.lines_of(self.document)
+        lines: Sequence[str] = [self._why]
+        if self.document is not None:
+            try:
+                lines = self.lines_of(self.document)
+            except (TypeError, ValueError, AttributeError, LookupError):
+                lines = ["! This console cannot read what the server sent; y shows it as it came."]
         shown = "\n".join(text.clean(line, lines=True) for line in lines)
         widget = self.query_one("#text", Static)
         if getattr(widget, "shown_text", None) != shown:

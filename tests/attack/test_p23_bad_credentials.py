@@ -27,6 +27,7 @@ VALUES = {
     "batch": "batch_none",
     "webhook": "wh_none",
     "schedule": "sch_none",
+    "delivery": "msg_none",
     "call": "call_none",
     "comparison": "cmp_none",
     "sandbox_id": "box_1",

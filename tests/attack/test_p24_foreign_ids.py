@@ -86,7 +86,7 @@ RANDOM = {
     "tenant": "xq7w", "model": "zz81", "version": "1", "alias": "live", "key_id": "A1b2C3d4E",
     "seq": "123456789", "rule_id": "eg_none", "secret": "db-password", "sandbox_id": "box_none",
     "job": "job_none", "batch": "batch_none", "webhook": "wh_none", "schedule": "sch_none",
-    "call": "call_none",
+    "call": "call_none", "delivery": "msg_none",
     "draft": "m-none", "tag": "none", "path": "versions/zz81/1/model.py",
     "comparison": "cmp_none",
 }  # fmt: skip
@@ -100,7 +100,8 @@ async def test_a_foreign_tenant_reads_like_one_that_does_not_exist(it: Inside) -
         "key_id": foreign_key, "seq": str(seq), "rule_id": "eg_none",
         "secret": "own", "sandbox_id": "box_none", "job": await job_of(it),
         "batch": await batch_of(it),
-        "webhook": await webhook_of(it), "schedule": await schedule_of(it),
+        "webhook": await webhook_of(it), "delivery": "msg_none",
+        "schedule": await schedule_of(it),
         "draft": await draft_of(it), "tag": "none", "path": "versions/fraud/1/model.py",
         "comparison": await comparison_of(it),
     }  # fmt: skip

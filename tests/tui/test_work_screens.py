@@ -143,6 +143,17 @@ async def test_a_page_of_what_is_not_there_says_so(world, console, tools):
         assert "req_problem" in tools.screen_text(pilot)
 
 
+@pytest.mark.parametrize("words", PAGES[1:4])
+async def test_what_cannot_be_read_is_shown_as_it_came(world, console, tools, words):
+    noun, tenant, name = words.split()
+    kind = {"batch": "batches"}.get(noun, f"{noun}s")
+    world.replies["GET", f"/api/v1/{kind}/{tenant}/{name}"] = (200, {"status": "odd"})
+    async with console(goto=words) as pilot:
+        await tools.until(pilot, lambda: "cannot read what the server" in tools.screen_text(pilot))
+        await pilot.press("y")
+        await tools.until(pilot, lambda: tools.is_dialog(pilot))
+
+
 async def test_a_failed_job_shows_its_problem_and_what_was_printed(world, console, tools):
     world.fill_work("one")
     async with console(goto="job risk job_1") as pilot:
