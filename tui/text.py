@@ -32,7 +32,6 @@ WORDS = {
     "expired": "! expired",
     "revoked": "- revoked",
     "succeeded": "OK succeeded",
-    "failed": "X failed",
     "canceled": "- canceled",
     "paused": "- paused",
     "on": "OK on",
