@@ -321,6 +321,17 @@ def not_found() -> NotFound:
     return NotFound(NOT_FOUND)
 
 
+def no_such_address(raw_path: bytes) -> NotFound:
+    """The same for an address that nothing answers; what no address here can hold is named."""
+    if is_plain_path(raw_path):
+        return not_found()
+    return NotFound(
+        NOT_FOUND,
+        hint="an address holds letters, digits and ._~+=,@- between its slashes: no spaces, no "
+        "%-escapes, and no part that begins with a dot",
+    )
+
+
 def require_media(content_type: str, allowed: tuple[str, ...]) -> str:
     """The bare media type, if it is one of these.
 

@@ -220,7 +220,7 @@ class Application:
         self, course: _Course, scope: Scope, receive: Receive, methods: dict[str, Operation]
     ) -> Reply:
         if not methods:
-            raise wire.not_found()
+            raise wire.no_such_address(scope["raw_path"])
         operation = methods.get("GET" if course.method == "HEAD" else course.method)
         if operation is None:
             allowed = sorted({*methods, *(("HEAD",) if "GET" in methods else ())})

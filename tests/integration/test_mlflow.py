@@ -113,12 +113,17 @@ async def test_what_cannot_be_registered_keeps_its_number_and_its_reason(stage: 
         json={"name": "m", "alias": "best", "version": "1"},
     )  # fmt: skip
     assert (await stage.registered())["version"] == "2"
+    failing = await caller.post("/model-versions/create", name="m", source=f"models:/{draft}")
+    assert (await stage.ready("m", "3"))["status"] == "FAILED_REGISTRATION", failing
+    assert (await caller.client.delete("/api/v1/models/acme/m/versions/3")).status_code == 204
+    listed = (await caller.client.get("/api/v1/models/acme/m/versions")).json()
+    assert [one["version"] for one in listed["promised"]] == [1]
     live = await caller.get("/registered-models/alias", name="m", alias="live")
     assert live["model_version"]["version"] == "2"
     await caller.delete("/model-versions/delete", name="m", version="1")
     found = await caller.get("/model-versions/search", filter="name = 'm'")
     assert [one["version"] for one in found["model_versions"]] == ["2"]
-    assert (await stage.registered())["version"] == "3"
+    assert (await stage.registered())["version"] == "4"
     retired = await caller.client.delete("/api/v1/models/acme/m/versions/2")
     assert retired.json()["version"] == 2
     snapshot = stage.it.store.registry.snapshot
@@ -148,6 +153,26 @@ async def test_a_restart_takes_up_what_was_promised(
     monkeypatch.setattr(EchoSandbox, "LOAD_S", 0.0)
     await node.unseal(key_file=stage.folder / "unseal.key")
     assert (await stage.ready("m", "1"))["status"] == "READY"
+
+
+async def test_a_file_that_no_address_can_name_is_refused_with_the_reason(stage: Stage) -> None:
+    run = (await stage.caller.post("/runs/create", experiment_id=DEFAULT_GROUP))["run"]["info"]
+    below = f"{FILES}/0/{run['run_id']}/artifacts"
+    kept = await stage.caller.client.put(f"{below}/epoch=3,loss+0.1@best.ckpt", content=b"x")
+    assert kept.status_code == 200, kept.text
+    for name in ("with%20space.png", ".hidden", "a%2fb"):
+        refused = await stage.caller.client.put(f"{below}/{name}", content=b"x")
+        assert refused.status_code == 404
+        assert "no spaces" in refused.json()["hint"], name
+
+
+async def test_prompts_are_refused_before_a_model_has_their_name(stage: Stage) -> None:
+    told = await stage.caller.refused(
+        "POST", f"{ROOT}/registered-models/create", 422,
+        json={"name": "p", "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]},
+    )  # fmt: skip
+    assert "Prompts of MLflow are not kept here" in told
+    await stage.caller.refused("GET", f"{ROOT}/registered-models/get?name=p", 404)
 
 
 async def test_aliases_tags_and_descriptions_change_and_versions_do_not(stage: Stage) -> None:

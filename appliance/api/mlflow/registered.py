@@ -16,7 +16,7 @@ import msgspec
 
 from appliance.api.dispatch import Context
 from appliance.api.mlflow import places, views
-from appliance.api.mlflow.filters import conditions, is_met, ordered
+from appliance.api.mlflow.filters import PROMPT, conditions, is_met, ordered
 from appliance.api.mlflow.forms import (
     Page,
     Pair,
@@ -102,6 +102,8 @@ def _version_reply(context: Context, model: Model, one: Numbered) -> Reply:
 async def create_model(context: Context) -> Reply:
     """Take a model's name; it has no version yet."""
     body = await read(context, _Model)
+    if pairs(body.tags).get(PROMPT) == "true":
+        raise InputInvalid("Prompts of MLflow are not kept here: models and their versions are.")
     services, actor = context.services, context.principal.id
     model = await services.store.registry.create_model(
         tenant_id=context.tenant.id,

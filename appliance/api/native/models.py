@@ -18,6 +18,7 @@ from appliance.errors import Gone, InputInvalid, Malformed, RevisionStale, Versi
 from appliance.lineage import MaySee
 from appliance.policy import Decision, right_of_scope
 from appliance.records import LIVE, Alias, Model, Version, require_name
+from appliance.tracked import Promise
 from appliance.wire import Reply, json_reply
 
 
@@ -160,16 +161,30 @@ async def list_versions(context: Context) -> Reply:
 async def show_version(context: Context) -> Reply:
     """One version with its manifest and the digest of each of its files."""
     model = model_of(context)
-    text = context.request.params["version"]
-    for one in context.snapshot.tracking(model.tenant_id).unkept_of(model.id):
-        if text == str(one.number):
-            raise promised.why_not(one)
+    if (promise := _unkept(context, model)) is not None:
+        raise promised.why_not(promise)
     return _version_reply(context, model)
 
 
+def _unkept(context: Context, model: Model) -> Promise | None:
+    """What the path names, where that is no version yet or could not become one."""
+    text = context.request.params["version"]
+    found = context.snapshot.tracking(model.tenant_id).unkept_of(model.id)
+    return next((one for one in found if str(one.number) == text), None)
+
+
 async def retire_version(context: Context) -> Reply:
-    """Take a version out of service: calls to it answer 410 from now on. It stays on record."""
+    """Take a version out of service: calls to it answer 410 from now on. It stays on record.
+
+    One that could not be registered is taken off the list instead (204); its number stays given.
+    """
     model = model_of(context)
+    if (promise := _unkept(context, model)) is not None:
+        if promise.state != "failed":
+            raise promised.why_not(promise)
+        services, actor = context.services, context.principal.id
+        await services.intake.dismiss(model, promise.number, actor=actor)
+        return Reply(status=204)
     version = version_of(context, model)
     if version.retired_ns:
         raise Gone(f"Version {version.number} is retired already.")
