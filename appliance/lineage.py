@@ -1,29 +1,33 @@
-"""The lineage of versions: the parents a manifest names, and the graph they make.
+"""The lineage of versions: the parents a manifest names, whom versions call, and their graph.
 
 Owns: the notation of a parent, the check that it is there, the walk to ancestors and descendants.
+What a version calls, as a model or as a pipeline by its steps, is an ancestor of it like a parent.
 Never: decides who may see a model (it is told), or changes a version.
 Read next: ``store.lineage`` (the edges themselves), ``api.native.lineage`` (how they are shown).
 
-A parent is registered before its child, so there is no cycle; the walk remembers where it was all
-the same, goes level by level without recursion, and stops at a depth and a number of versions.
+A parent is registered before its child, but what a called name stands for changes, so there may be
+a cycle: the walk remembers where it was, goes level by level without recursion, and stops at a
+depth and a number of versions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from appliance.errors import FieldError, ManifestInvalid
 from appliance.records import Model, Parent, Tenant, Version
 from appliance.store import Snapshot
-from appliance.store.lineage import children_of
+from appliance.store.lineage import called_by, callers_of, children_of
 
 Direction = Literal["ancestors", "descendants", "both"]
 DIRECTIONS: tuple[Direction, ...] = ("both", "ancestors", "descendants")
 MaySee = Callable[[str], bool]
 """Whether who asks may see the tenant's model of this name."""
+Follow = Callable[[Parent], Iterable[tuple[Parent, str]]]
+"""The versions one edge further on, and where that is a call, how it is named."""
 
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _VERSION = re.compile(rf"(?:({_NAME})/)?({_NAME})[@:]([0-9]{{1,9}})")
@@ -45,15 +49,24 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """``child`` was made from ``parent``, or calls it: then ``call`` is how it names it."""
+
+    child: Parent
+    parent: Parent
+    call: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """The part of the graph that was walked, nearest first; ``edges`` are (child, parent).
+    """The part of the graph that was walked, nearest first.
 
     ``hidden`` counts versions whose model may not be seen, ``left_off`` those that are next but
     beyond the depth or the number asked for.
     """
 
     nodes: tuple[Node, ...]
-    edges: tuple[tuple[Parent, Parent], ...]
+    edges: tuple[Edge, ...]
     hidden: int
     left_off: int
 
@@ -149,7 +162,7 @@ def walk(
         one = _one_way(snapshot, start, follow, sign, depth, limit // len(ways), may_see)
         found = Walk(
             nodes=(*found.nodes, *one.nodes),
-            edges=(*found.edges, *one.edges),
+            edges=tuple(dict.fromkeys((*found.edges, *one.edges))),
             hidden=found.hidden + one.hidden,
             left_off=found.left_off + one.left_off,
         )
@@ -159,7 +172,7 @@ def walk(
 def _one_way(
     snapshot: Snapshot,
     start: Parent,
-    follow: Callable[[Parent], Iterable[Parent]],
+    follow: Follow,
     sign: int,
     depth: int,
     limit: int,
@@ -167,7 +180,7 @@ def _one_way(
 ) -> Walk:
     """The walk in one direction, without the version it begins at."""
     found: dict[Parent, Node] = {}
-    edges: list[tuple[Parent, Parent]] = []
+    edges: list[Edge] = []
     hidden: set[Parent] = set()
     left_off: set[Parent] = set()
     level, distance = [start], 0
@@ -175,7 +188,7 @@ def _one_way(
         distance += 1
         following: list[Parent] = []
         for key in level:
-            for other in follow(key):
+            for other, call in follow(key):
                 if other not in found and other != start:
                     node = _node(snapshot, other, sign * distance)
                     if not may_see(node.model.name):
@@ -186,24 +199,33 @@ def _one_way(
                         continue
                     found[other] = node
                     following.append(other)
-                edges.append((key, other) if sign < 0 else (other, key))
+                child, parent = (key, other) if sign < 0 else (other, key)
+                edges.append(Edge(child=child, parent=parent, call=call))
         level = following
     return Walk(
         nodes=tuple(found.values()), edges=tuple(edges), hidden=len(hidden), left_off=len(left_off)
     )
 
 
-def _parents(snapshot: Snapshot) -> Callable[[Parent], Iterable[Parent]]:
-    def follow(key: Parent) -> Iterable[Parent]:
+def _parents(snapshot: Snapshot) -> Follow:
+    def follow(key: Parent) -> Iterator[tuple[Parent, str]]:
         version = snapshot.version(key.model_id, key.number)
-        return version.parents if version else ()
+        if version is not None:
+            yield from ((parent, "") for parent in version.parents)
+            yield from ((other, str(call)) for other, call in called_by(snapshot, version))
 
     return follow
 
 
-def _children(snapshot: Snapshot, tenant_id: str) -> Callable[[Parent], Iterable[Parent]]:
+def _children(snapshot: Snapshot, tenant_id: str) -> Follow:
     children = children_of(snapshot, tenant_id)
-    return lambda key: children.get(key, ())
+    callers = callers_of(snapshot, tenant_id)
+
+    def follow(key: Parent) -> Iterator[tuple[Parent, str]]:
+        yield from ((child, "") for child in children.get(key, ()))
+        yield from ((other, str(call)) for other, call in callers.get(key, ()))
+
+    return follow
 
 
 def _node(snapshot: Snapshot, key: Parent, distance: int) -> Node:

@@ -26,6 +26,8 @@ from appliance.errors import NotFound
 
 _TEXT_MAX = 60
 _TITLES = {"ancestors": "made from", "descendants": "became"}
+_CALL_TITLES = {"ancestors": "made from, and calls", "descendants": "became, and called by"}
+_CALLS = {"ancestors": "calls ", "descendants": "called by "}
 
 
 @click.command(
@@ -48,7 +50,7 @@ _TITLES = {"ancestors": "made from", "descendants": "became"}
 @click.option("--limit", type=click.IntRange(min=1, max=10_000), default=1000, show_default=True)
 @pass_context
 def show(context: Context, name: str, direction: str, depth: int, limit: int) -> None:
-    """Show which versions one was made from and which were made from it.
+    """Show what a version was made from and calls, and what was made from it or calls it.
 
     Without a version the one that 'live' points at is shown, or else the newest.
     """
@@ -104,7 +106,7 @@ def _print(target: Reference, document: Mapping[str, Any]) -> None:
             continue
         below = _neighbours(document, near, far, sign=-1 if way == "ancestors" else 1)
         if below.get(start["id"]):
-            console.print(_tree(_TITLES[way], start["id"], below, nodes))
+            console.print(_tree(way, start["id"], below, nodes))
         else:
             said = "no version of this tenant" if way == "ancestors" else "nothing yet"
             console.print(Text(f"{_TITLES[way]}: {said}"))
@@ -112,27 +114,39 @@ def _print(target: Reference, document: Mapping[str, Any]) -> None:
 
 def _neighbours(
     document: Mapping[str, Any], near: str, far: str, *, sign: int
-) -> dict[str, list[str]]:
-    """For each version those one edge further on, on this side of the version asked for."""
+) -> dict[str, list[tuple[str, str]]]:
+    """For each version those one edge further on, on this side of the version asked for.
+
+    With each comes how it is called, empty where one was made from the other.
+    """
     side = {n["id"] for n in document["nodes"] if n["distance"] * sign >= 0}
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for edge in document["edges"]:
         if edge[near] in side and edge[far] in side:
-            found.setdefault(edge[near], []).append(edge[far])
+            found.setdefault(edge[near], []).append((edge[far], edge["call"]))
     return found
 
 
-def _tree(title: str, start: str, below: Mapping[str, list[str]], nodes: Mapping[str, Any]) -> Any:
+def _tree(
+    way: str,
+    start: str,
+    below: Mapping[str, list[tuple[str, str]]],
+    nodes: Mapping[str, Any],
+) -> Any:
     from rich.text import Text
     from rich.tree import Tree
 
-    tree = Tree(Text(title))
+    has_calls = any(call for some in below.values() for _, call in some)
+    tree = Tree(Text((_CALL_TITLES if has_calls else _TITLES)[way]))
     drawn = {start}
     waiting = deque([(start, tree)])
     while waiting:
         key, branch = waiting.popleft()
-        for other in below.get(key, ()):
-            label = _label(nodes[other])
+        for other, call in below.get(key, ()):
+            label = Text(_CALLS[way] if call else "") + _label(nodes[other])
+            named = f"{nodes[other]['model']}:{nodes[other]['version']}"
+            if call and way == "ancestors" and call != named:
+                label += Text(f"  (as {call})", style="dim")
             if other in drawn:
                 branch.add(
                     label + (Text("  (drawn elsewhere)", style="dim") if below.get(other) else "")

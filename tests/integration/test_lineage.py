@@ -61,8 +61,8 @@ async def test_a_version_tells_its_ancestors_and_descendants(it: Inside) -> None
             ("churn@2", 0), ("churn@1", -1), ("base@1", -2),
         ]  # fmt: skip
         assert found["edges"] == [
-            {"child": "churn@2", "parent": "churn@1"},
-            {"child": "churn@1", "parent": "base@1"},
+            {"child": "churn@2", "parent": "churn@1", "kind": "made", "call": ""},
+            {"child": "churn@1", "parent": "base@1", "kind": "made", "call": ""},
         ]
         assert (found["nodes"][0]["code"], found["nodes"][0]["run"]) == ("1a2b3c4", "n 7")
         assert found["nodes"][1]["outside"] == ["bert of elsewhere"]
@@ -79,6 +79,43 @@ async def test_a_version_tells_its_ancestors_and_descendants(it: Inside) -> None
         await push(client, "churn")
         ahead = await lineage(client, "base", 1, "?direction=descendants")
         assert {n["id"] for n in ahead["nodes"]} == {"base@1", "twin@1"}
+
+
+async def test_whom_a_version_calls_and_who_calls_it_are_edges_too(it: Inside) -> None:
+    async with it.client(await it.key("acme")) as client:
+        for _ in range(2):
+            await it.version("acme", "base")
+        await it.version("acme", "caller", calls=("base@live", "gone"))
+        text = b'steps = [{ model = "base", version = 2 }, { model = "caller" }]'
+        made = await client.post(
+            "/api/v1/models/acme/chain/versions",
+            content=tar_of_files({"pipeline.toml": text}),
+            headers={"Content-Type": "application/x-tar"},
+        )
+        assert made.status_code == 201, made.text
+        found = await lineage(client, "chain", 1)
+        assert [(n["id"], n["distance"]) for n in found["nodes"]] == [
+            ("chain@1", 0), ("base@2", -1), ("caller@1", -1), ("base@1", -2),
+        ]  # fmt: skip
+        assert [tuple(edge.values()) for edge in found["edges"]] == [
+            ("chain@1", "base@2", "calls", "base:2"),
+            ("chain@1", "caller@1", "calls", "caller"),
+            ("caller@1", "base@1", "calls", "base@live"),
+        ]
+        assert found["nodes"][2]["calls"] == ["base@live", "gone"]
+        callers = await lineage(client, "base", 1)
+        assert [(n["id"], n["distance"]) for n in callers["nodes"]] == [
+            ("base@1", 0), ("caller@1", 1), ("chain@1", 2),
+        ]  # fmt: skip
+        await client.put("/api/v1/models/acme/base/aliases/live", json={"version": 2})
+        assert len((await lineage(client, "base", 1))["nodes"]) == 1, "live is another one now"
+        moved = await lineage(client, "base", 2)
+        assert {n["id"] for n in moved["nodes"]} == {"base@2", "caller@1", "chain@1"}
+        await it.version("acme", "loop", calls=("loop",))
+        ring = await lineage(client, "loop", 1)
+        assert [tuple(edge.values()) for edge in ring["edges"]] == [
+            ("loop@1", "loop@1", "calls", "loop")
+        ]
 
 
 async def test_an_edge_to_a_removed_model_does_not_become_one_to_its_successor(it: Inside) -> None:

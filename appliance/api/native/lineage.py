@@ -20,6 +20,7 @@ from appliance.api.shapes import Document, Time
 from appliance.errors import InputInvalid
 from appliance.lineage import DIRECTIONS, Direction, Node, Walk
 from appliance.records import Parent
+from appliance.store.lineage import targets_of
 from appliance.wire import Reply, json_reply
 
 _DEPTH, _DEPTH_MAX = 10, 10_000
@@ -33,6 +34,7 @@ class LineageNode(Document):
     model: str
     version: int
     state: Literal["ready", "retired", "removed"]
+    calls: Annotated[list[str], Meta(description="Whom it calls, as written.")]
     distance: Annotated[
         int, Meta(description="Edges from the version asked for; negative for ancestors.")
     ]
@@ -48,10 +50,14 @@ class LineageNode(Document):
 
 
 class LineageEdge(Document):
-    """The version ``child`` was made from the version ``parent``; both are ids of nodes."""
+    """The version ``child`` was made from the version ``parent``, or calls it; ids of nodes."""
 
     child: str
     parent: str
+    kind: Literal["made", "calls"]
+    call: Annotated[
+        str, Meta(description="As what it is called: `m:3`, `m@live`, `m`; empty where made.")
+    ]
 
 
 class LineageDoc(Document):
@@ -69,7 +75,9 @@ class LineageDoc(Document):
 
 
 async def show_lineage(context: Context) -> Reply:
-    """The versions a version was made from and those made from it, as a graph.
+    """The versions a version was made from or calls, and those made from it or calling it.
+
+    Whom a version calls, a pipeline by its steps, is shown as the version that stands for now.
 
     An ancestor whose model was removed has the state `removed`, and nothing before it is known.
     """
@@ -117,7 +125,15 @@ def _id(node: Node) -> str:
 
 def _edge_docs(found: Walk) -> list[LineageEdge]:
     ids = {node.key: _id(node) for node in found.nodes}
-    return [LineageEdge(child=ids[child], parent=ids[parent]) for child, parent in found.edges]
+    return [
+        LineageEdge(
+            child=ids[one.child],
+            parent=ids[one.parent],
+            kind="calls" if one.call else "made",
+            call=one.call,
+        )
+        for one in found.edges
+    ]
 
 
 def _node_doc(context: Context, node: Node) -> LineageNode:
@@ -132,6 +148,7 @@ def _node_doc(context: Context, node: Node) -> LineageNode:
         model=node.model.name,
         version=node.key.number,
         state=state,
+        calls=[str(one) for one in targets_of(version)] if version else [],
         distance=node.distance,
         aliases=[alias.name for alias in aliases if alias.number == node.key.number],
         runtime=version.manifest.runtime if version else "",
