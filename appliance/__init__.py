@@ -14,6 +14,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     schedules  jobs submitted by the clock
     webhooks   addresses told of events, signed, until they have them
     samples    calls that are kept, sealed, where an owner asked for it
+    afterwards who is told of an answered call: watch, samples
     shadow     calls repeated to versions whose replies are dropped
     watch      what versions with a baseline are called with: counted, judged, told
     routing    which version answers a call: routes and their revisions

@@ -39,7 +39,7 @@ from appliance.errors import (
     TooLarge,
 )
 from appliance.events import BatchAdvanced, Event
-from appliance.invoke import Invoker
+from appliance.invoke import Exchange, Invoker, Outcome
 from appliance.records import (
     Blob,
     Version,
@@ -94,6 +94,13 @@ class Room(Protocol):
         ...
 
 
+Answered = Callable[[Version, Exchange], Awaitable[None]]
+
+
+async def _nobody(_version: Version, _exchange: Exchange) -> None:
+    """Nobody is told."""
+
+
 class Scoring:
     """Scores batches; one per unsealed node."""
 
@@ -103,6 +110,7 @@ class Scoring:
         self._invoker = invoker
         self._room = room
         self._wait_s_max = wait_s_max
+        self.answered: Answered = _nobody
 
     async def score(self, run: Run) -> None:
         """Give every row that has no result one; returns when all are durable."""
@@ -182,21 +190,25 @@ class Scoring:
         body = batch_rows.body_of(rows, batch.plan.form)
         self._require_callable(batch)
 
-        async def call() -> bytes:
-            outcome = await self._invoker.run(
+        async def call() -> Outcome:
+            return await self._invoker.run(
                 principal_id=batch.created_by,
                 request_id=f"{batch.id}.{row}",
                 version=run.version,
                 content_type=_JSON,
                 body=body,
             )
-            return outcome.reply
 
         try:
-            reply = await self.patiently(call)
+            outcome = await self.patiently(call)
         except RunnerCrashed:  # its sandbox may have been ended for others' reasons: once more
-            reply = await self.patiently(call)
-        return batch_rows.results_of(reply, len(rows))
+            outcome = await self.patiently(call)
+        results = batch_rows.results_of(outcome.reply, len(rows))
+        exchange = Exchange(
+            call_id=f"{batch.id}.{row}", content_type=_JSON, body=body, outcome=outcome
+        )
+        await self.answered(run.version, exchange)
+        return results
 
     async def patiently(self, act: Callable[[], Awaitable[_R]]) -> _R:
         """What an act gives, once there is room for it; as patient as jobs are."""

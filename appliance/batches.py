@@ -29,7 +29,7 @@ import msgspec
 from appliance import clock, config, tables
 from appliance.batch_output import BatchOutput
 from appliance.batch_records import Batch, BatchPart, BatchWish
-from appliance.batch_scoring import Run, Scoring
+from appliance.batch_scoring import Answered, Run, Scoring
 from appliance.errors import (
     ApplianceError,
     Draining,
@@ -123,6 +123,10 @@ class Batches:
         jobs.beside = lambda: self._calls
 
     # --- what callers do ---------------------------------------------------------------------
+
+    def tell(self, answered: Answered) -> None:
+        """Have somebody told of each call that was answered; the next waits for that."""
+        self._scoring.answered = answered
 
     async def submit(
         self,

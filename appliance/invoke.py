@@ -61,6 +61,17 @@ class Outcome:
     """Of a pipeline: name, model and version of each step."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A call that was answered: what it was asked, what came of it, and the call that made it."""
+
+    call_id: str
+    content_type: str
+    body: bytes
+    outcome: Outcome
+    parent: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Tally:
     """How many calls are below one caller's call, all levels together."""
@@ -120,7 +131,8 @@ class Via:
     this one repeats, ``compare`` what says how its reply compares with that one's. ``caller_id`` is
     whose rights calls below this one have, where that is not who it is recorded for. ``under`` is
     there for a call that a call made. ``replay_of`` is the id of a kept call
-    that this one repeats.
+    that this one repeats. ``is_trial`` says that it is made to see what comes of it, with those
+    below it: what it is asked says nothing about what callers ask.
     """
 
     route_revision: int = 0
@@ -129,6 +141,7 @@ class Via:
     compare: Callable[[Reply], str] | None = None
     caller_id: str = ""
     under: Under | None = None
+    is_trial: bool = False
 
 
 DIRECT = Via()

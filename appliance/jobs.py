@@ -41,7 +41,7 @@ from appliance.errors import (
 )
 from appliance.events import Event, JobEnded, JobQueued, JobRequeued, JobsRemoved, JobStarted
 from appliance.followers import Followers
-from appliance.invoke import Invoker, Via
+from appliance.invoke import Exchange, Invoker, Via
 from appliance.job_queue import JobQueue
 from appliance.records import JOB_ENDS, Blob, Job, JobEnd, Version
 from appliance.sandbox.pool import Pool
@@ -88,7 +88,8 @@ class Jobs:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._versions: dict[str, tuple[str, int]] = {}
         self._canceled: set[str] = set()
-        self.answered: list[Callable[[Version, str, bytes, bytes], None]] = []
+        self.answered: Callable[[Version, Exchange], None] = lambda _version, _exchange: None
+        """Told of each call that was answered."""
         self._followers = Followers()
         self._wake = asyncio.Event()
         self.is_draining = False
@@ -415,8 +416,10 @@ class Jobs:
         )
         head = head_of(job.id, is_output=True)
         output = await self._write(job.tenant_id, head, outcome.reply)
-        for tell in self.answered:
-            tell(version, job.content_type, asked, outcome.reply)
+        exchange = Exchange(
+            call_id=job.id, content_type=job.content_type, body=asked, outcome=outcome
+        )
+        self.answered(version, exchange)
         return JobEnd(
             status="succeeded",
             output=output,

@@ -9,6 +9,7 @@ Read next: ``invoke``, ``sandbox.nesting`` (sandboxes that wait for each other).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance import clock, config, steps
@@ -25,7 +26,7 @@ from appliance.errors import (
     StepFailed,
     words_of,
 )
-from appliance.invoke import Invoker, Opening, Outcome, Tally, Under, Via
+from appliance.invoke import Exchange, Invoker, Opening, Outcome, Tally, Under, Via
 from appliance.policy import NOT_FOUND, Policy, Principal
 from appliance.records import LIVE, Version
 from appliance.room import Hold, Room
@@ -41,12 +42,13 @@ _REFUSED_MAX = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What calls below calls are made with."""
+    """What calls below calls are made with; ``answered`` is told of each that is no trial."""
 
     store: Store
     invoker: Invoker
     routing: Routing
     shadows: Shadows
+    answered: Callable[[Version, Exchange], None]
     policy: Policy
     room: Room
     settings: config.Calls
@@ -121,6 +123,7 @@ class Outer:
             route_revision=0 if is_shadow else revision,
             shadow_of=opening.via.shadow_of,
             caller_id=opening.via.caller_id,
+            is_trial=is_shadow or opening.via.is_trial,
             under=Under(
                 parent=opening.call_id,
                 root=self._root,
@@ -147,6 +150,17 @@ class Outer:
         except asyncio.CancelledError:
             task.cancel()
             raise
+        if not via.is_trial:
+            self._parts.answered(
+                version,
+                Exchange(
+                    call_id=call_id,
+                    content_type=content_type,
+                    body=body,
+                    outcome=outcome,
+                    parent=opening.call_id,
+                ),
+            )
         if via.route_revision:
             self._repeat(call_id, model_id, revision, content_type, body, outcome)
         return outcome

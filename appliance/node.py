@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appliance import __version__, clock, config, doctor
+from appliance.afterwards import Afterwards
 from appliance.artifacts import Artifacts
 from appliance.batches import Batches
 from appliance.canary import Canaries
@@ -101,6 +102,7 @@ class Services:
     watch: Watch
     comparisons: Comparisons
     samples: Samples
+    afterwards: Afterwards
     pool: Callable[[], Pool]
     executor: Callable[[], Executor]
     egress: EgressGuard
@@ -359,6 +361,7 @@ class Node:
                 slots = tuple(slot.name for slot in seal.slots(self.data_dir))
                 await store.ledger.append(Initialised(slots=slots), actor=_ACTOR)
             await store.ledger.append(Unsealed(slot=root.slot, version=__version__), actor=_ACTOR)
+            await self._sweep(store)
             services = self._make_services(store)
             await self._start_executor(store)
         except BaseException:
@@ -369,6 +372,16 @@ class Node:
             raise
         self._services, self._root = services, root
         self._start_work(services)
+
+    async def _sweep(self, store: Store) -> None:
+        """Remove what a crash left; a start does not fail by it."""
+        try:
+            count = await store.sweep()
+        except (ApplianceError, OSError) as error:
+            _log.warning("blobs that nothing refers to could not be removed: %s", error)
+            return
+        if count:
+            _log.info("%d blobs that nothing refers to were removed", count)
 
     def _start_work(self, services: Services) -> None:
         """Start what goes on beside requests, until the node is sealed again."""
@@ -403,11 +416,17 @@ class Node:
         canaries = Canaries(store, routing)
         invoker.watches.append(canaries.observe)
         shadows = Shadows(store, invoker, self.metrics)
+        watch, samples = Watch(store, settings, self.metrics), Samples(store)
+        afterwards = Afterwards(watch, samples)
+        jobs.answered = afterwards.done
+        batches = Batches(store, invoker, jobs, self._require_pool, settings, self.metrics)
+        batches.tell(afterwards.done_in_turn)
         parts = Parts(
             store=store,
             invoker=invoker,
             routing=routing,
             shadows=shadows,
+            answered=afterwards.done,
             policy=self.policy,
             room=self.room,
             settings=settings.calls,
@@ -416,14 +435,11 @@ class Node:
         invoker.opens = lambda opening: Outer(parts, opening)
         lifecycle = Lifecycle(store, self._require_pool, self._require_executor, settings)
         tracking = Tracking(store, settings)
-        watch = Watch(store, settings, self.metrics)
-        jobs.answered.append(watch.offer_call)
-        samples = Samples(store)
         return Services(
             store=store,
             invoker=invoker,
             jobs=jobs,
-            batches=Batches(store, invoker, jobs, self._require_pool, settings, self.metrics),
+            batches=batches,
             lifecycle=lifecycle,
             tracking=tracking,
             intake=Intake(store, lifecycle, tracking),
@@ -437,6 +453,7 @@ class Node:
             shadows=shadows,
             watch=watch,
             samples=samples,
+            afterwards=afterwards,
             comparisons=Comparisons(store, invoker, samples, self._require_pool, settings),
             supply=Supply(store, self.data_dir),
             webhooks=Webhooks(store, settings.webhooks, hosts_file=settings.egress.hosts_file),

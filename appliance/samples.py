@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 class Sample:
     """A call as it was: what was asked, what version ``number`` answered, and what it took.
 
-    ``took_us`` is without waiting for a sandbox and making it.
+    ``took_us`` is without waiting for a sandbox and making it. ``parent`` is the call that made it,
+    if a call did.
     """
 
     call_id: str
@@ -49,6 +50,7 @@ class Sample:
     body: bytes
     reply_type: str
     reply: bytes
+    parent: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -63,6 +65,11 @@ class Kept:
     tenant_id: str
     name: str
     size_bytes: int
+
+    @property
+    def call_id(self) -> str:
+        """The call's id, by which the audit log knows it."""
+        return self.name.split(".", 3)[3]
 
     @property
     def time_ns(self) -> int:
@@ -226,6 +233,6 @@ class Samples:
 
 def _times_of(name: str) -> tuple[int, int]:
     """When a file's call was (ns) and how long it is kept (s); what is named otherwise is over."""
-    parts = name.split(".")
+    parts = name.split(".", 3)  # the id of a batch's call has a dot in it
     is_known = len(parts) == 4 and parts[1].isdigit() and parts[2].isdigit()
     return (int(parts[1]), int(parts[2])) if is_known else (0, 0)

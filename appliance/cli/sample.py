@@ -27,6 +27,7 @@ _MIB = 1024 * 1024
     examples=(
         "appliance sample set demo/churn --percent 5 --days 7",
         "appliance sample show demo/churn",
+        "appliance sample list demo/churn",
         "appliance model replay demo/churn --against 4",
         "appliance sample rm demo/churn",
     ),
@@ -86,6 +87,26 @@ def show(context: Context, name: str) -> None:
     with context.client() as client:
         document = client.get(f"{target.path}/samples")
     context.output.data(document, _lines(document))
+
+
+@sample.command(
+    "list",
+    examples=("appliance sample list demo/churn", "appliance sample list demo/churn --limit 10"),
+)
+@click.argument("name", metavar="TENANT/NAME")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@pass_context
+def list_(context: Context, name: str, limit: int) -> None:
+    """List the kept calls of a model, newest first, without what was asked and answered."""
+    target = reference(name, is_model=True)
+    with context.client() as client:
+        document = client.get(f"{target.path}/samples/calls", limit=limit)
+    context.output.table(
+        document,
+        document["items"],
+        (("CALL", "call_id"), ("AT", "at"), ("UNTIL", "until"), ("BYTES", "kept_bytes")),
+        empty=f"no calls are kept: appliance sample set {name} --percent 5",
+    )
 
 
 @sample.command("rm", examples=("appliance sample rm demo/churn",))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from appliance import clock
 from appliance.comparison.record import Comparison, Target
@@ -98,7 +99,7 @@ class Calls:
                         version=version,
                         content_type=content_type,
                         body=body,
-                        via=via,
+                        via=replace(via, is_trial=True),
                     )
                 except ApplianceError as error:
                     waited_s = (clock.monotonic_ns() - started_ns) / 1e9

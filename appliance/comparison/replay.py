@@ -36,11 +36,13 @@ _SHOWN_BYTES_MAX = 4096
 class ReplayDifference(Struct, kw_only=True):
     """A call that is answered differently now; what is long or no JSON is left out.
 
+    ``parent`` is the call that made it, empty where a caller did.
     ``distance`` is the largest difference of two numbers at the same place, and ``None`` where the
     answers differ otherwise.
     """
 
     call_id: str
+    parent: str
     at: str
     version: int
     distance: float | None
@@ -215,6 +217,7 @@ def _shown(one: _Heard) -> ReplayDifference:
     sample = one.sample
     return ReplayDifference(
         call_id=sample.call_id,
+        parent=sample.parent,
         at=clock.text_from_ns(sample.time_ns),
         version=sample.number,
         distance=one.distance,

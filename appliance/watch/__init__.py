@@ -2,8 +2,8 @@
 
 Owns: the queue of bodies still to be counted and its bounds, the current period's sketches, the
 window every version is judged by, and when a breach is told.
-Never: delays or fails a caller: it begins after the reply left and drops what is too much. Keeps a
-value: bodies are counted and forgotten.
+Never: delays or fails a caller: it begins after the model answered and drops what is too much; only
+batches wait for it. Keeps a value: bodies are counted and forgotten.
 Read next: ``drift`` (the arithmetic), ``store.sketches`` (where counts are kept), ``store.drift``.
 
     call --offer--> queue --count--> this minute --flush--> sealed file
@@ -50,6 +50,7 @@ LEARNERS_CELLS_MAX = 3_000_000
 _ACTOR = "appliance"
 _BESIDE_BYTES = 64 * 1024  # from here on a body is counted in a thread
 _TIDY_S = 3600
+_EASED_S = 30
 _NS = 1_000_000_000
 _log = logging.getLogger(__name__)
 Key = tuple[str, int]
@@ -111,6 +112,7 @@ class Watch:
         self._baselines = Baselines(store, settings.drift.baselines_max)
         self._queue: asyncio.Queue[Seen] = asyncio.Queue()
         self._held_bytes = 0
+        self._eased = asyncio.Event()
         self._dropped: Counter[Key] = Counter()
         self._watched: dict[Key, _Watched] = {}
         self._learners: dict[Key, tuple[Baseline, Learner]] = {}
@@ -147,6 +149,18 @@ class Watch:
             return
         self._held_bytes = size
         self._queue.put_nowait(seen)
+
+    async def eased(self) -> None:
+        """Wait, a while at most, until a call of many would not crowd out those of callers."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EASED_S):
+                while self._is_crowded():
+                    self._eased.clear()
+                    await self._eased.wait()
+
+    def _is_crowded(self) -> bool:
+        is_long = self._queue.qsize() >= QUEUE_MAX // 2
+        return is_long or self._held_bytes >= QUEUE_BYTES_MAX // 2
 
     async def counted(self) -> None:
         """Wait until everything that was offered is counted."""
@@ -328,6 +342,7 @@ class Watch:
             finally:
                 self._held_bytes -= seen.size_bytes
                 self._queue.task_done()
+                self._eased.set()
             await asyncio.sleep(0)  # calls go first
 
     async def _beat(self) -> None:

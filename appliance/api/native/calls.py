@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from appliance import clock, wire
+from appliance import wire
 from appliance.api.dispatch import Context
 from appliance.api.native import jobs
 from appliance.api.native.models import alias_of, model_of, version_of
@@ -35,9 +35,8 @@ from appliance.errors import (
     TooLarge,
     UnsupportedMedia,
 )
-from appliance.invoke import DIRECT, Outcome, Via
+from appliance.invoke import DIRECT, Exchange, Outcome, Via
 from appliance.records import LIVE, Model, Version
-from appliance.samples import Sample
 from appliance.shadow import Answered
 from appliance.wire import Reply
 
@@ -119,17 +118,17 @@ def afterwards(
     context: Context, via: Via, *, content_type: str, body: bytes, outcome: Outcome
 ) -> Callable[[], None] | None:
     """What is done with an answered call once the answer left; mostly nothing."""
-    services, found = context.services, []
+    services = context.services
+    found: list[Callable[[], None]] = []
     shadow = _shadowing(context, via, content_type=content_type, body=body, outcome=outcome)
     if shadow is not None:
         found.append(shadow)
     version = context.snapshot.version(outcome.model_id, outcome.number)
-    if version is not None and services.watch.wants_calls(version.model_id, version.number):
-        offer = services.watch.offer_call
-        found.append(functools.partial(offer, version, content_type, body, outcome.reply))
-    if services.samples.wants_call(outcome.model_id):
-        sample = _sample(context, content_type=content_type, body=body, outcome=outcome)
-        found.append(functools.partial(services.samples.offer, sample))
+    if version is not None:
+        exchange = Exchange(
+            call_id=context.request.id, content_type=content_type, body=body, outcome=outcome
+        )
+        found += services.afterwards.works(version, exchange)
     return functools.partial(_all_of, found) if found else None
 
 
@@ -155,21 +154,6 @@ def _shadowing(
 def _all_of(works: Sequence[Callable[[], None]]) -> None:
     for work in works:
         work()
-
-
-def _sample(context: Context, *, content_type: str, body: bytes, outcome: Outcome) -> Sample:
-    return Sample(
-        call_id=context.request.id,
-        model_id=outcome.model_id,
-        tenant_id=context.tenant.id,
-        number=outcome.number,
-        time_ns=clock.now_ns(),
-        took_us=outcome.total_us - outcome.queue_us - outcome.load_us,
-        content_type=content_type,
-        body=body,
-        reply_type=outcome.content_type,
-        reply=outcome.reply,
-    )
 
 
 def require_callable(context: Context, version: Version) -> None:

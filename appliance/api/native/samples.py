@@ -16,7 +16,7 @@ from appliance import clock
 from appliance.api.dispatch import Context
 from appliance.api.native.comparisons import ComparisonDoc, accepted
 from appliance.api.native.models import model_of
-from appliance.api.operation import Operation
+from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Body, Document, Time
 from appliance.comparison.record import Comparison, Target
 from appliance.comparison.replay import chosen
@@ -58,6 +58,21 @@ class SamplesDoc(Document):
     ]
 
 
+class KeptCallDoc(Document):
+    """A call that is kept: its id in the audit log, when it was, and until when it is kept."""
+
+    call_id: str
+    at: Time
+    until: Time
+    kept_bytes: int
+
+
+class KeptCallList(Document):
+    """Kept calls of a model, newest first, without what was asked and answered."""
+
+    items: list[KeptCallDoc]
+
+
 class SamplesRemovedDoc(Document):
     """How many kept calls were deleted."""
 
@@ -76,6 +91,22 @@ class ReplayNew(Body):
 async def show_samples(context: Context) -> Reply:
     """Whether calls of a model are kept, how many, for how long, and how many there are."""
     return json_reply(await samples_doc(context, model_of(context)))
+
+
+async def list_samples(context: Context) -> Reply:
+    """Which calls of a model are kept, newest first; what was asked and answered is not shown."""
+    limit = context.request.int_query("limit", default=100, low=1, high=COUNT_MAX)
+    kept = await context.services.samples.kept(model_of(context).id)
+    items = [
+        KeptCallDoc(
+            call_id=one.call_id,
+            at=clock.text_from_ns(one.time_ns),
+            until=clock.text_from_ns(one.until_ns),
+            kept_bytes=one.size_bytes,
+        )
+        for one in reversed(kept[-limit:])
+    ]
+    return json_reply(KeptCallList(items=items))
 
 
 async def set_sampling(context: Context) -> Reply:
@@ -183,6 +214,22 @@ OPERATIONS = (
         handler=show_samples,
         summary="Show which calls of a model are kept",
         reply=SamplesDoc,
+    ),
+    Operation(
+        method="GET",
+        path=_SAMPLES + "/calls",
+        permission="model:read",
+        handler=list_samples,
+        summary="List the kept calls of a model",
+        reply=KeptCallList,
+        query=(
+            Query(
+                name="limit",
+                doc="Most to return.",
+                schema={"type": "integer", "minimum": 1, "maximum": COUNT_MAX, "default": 100},
+            ),
+        ),
+        problems=(InputInvalid,),
     ),
     Operation(
         method="PUT",
