@@ -35,7 +35,7 @@ from appliance.records import (
 )
 from appliance.sandbox.packages import PACKAGERS
 from appliance.sandbox.runtimes import RUNTIMES, known
-from appliance.targets import target_from_text
+from appliance.targets import PIPELINE, target_from_text
 from appliance.yaml_text import TextRefused, text_from_bytes
 
 FILE = "appliance.toml"
@@ -211,6 +211,9 @@ def parse(captured: Mapping[str, bytes], imported: Collection[str] = ()) -> Mani
     except msgspec.ValidationError as error:
         raise _invalid(error, text) from error
     container = None
+    if file.runtime == PIPELINE:  # even where an image was imported as that before it was a word
+        reason = f"'{PIPELINE}' is no runtime; a pipeline is a folder with a pipeline.toml instead"
+        raise _wrong("runtime", reason, text)
     if file.runtime in imported and file.runtime not in RUNTIMES:
         _check_image(file, text)
         container = (file.container or _Container()).record()

@@ -73,7 +73,9 @@ def parse(captured: Mapping[str, bytes]) -> Manifest:
     made: list[Step] = []
     for one in file.steps:
         name, known = one.name or one.model, [step.name for step in made]
-        if name in known or name == INPUT:
+        if name == INPUT:
+            raise _invalid(f"'{name}' stands for the caller's input; give the step another name")
+        if name in known:
             raise _invalid(f"two things are called '{name}'; give the step another name")
         if one.version and one.alias:
             raise _invalid(f"step '{name}' has a version and an alias; one of them decides")

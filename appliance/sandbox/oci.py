@@ -33,6 +33,7 @@ from appliance.sandbox.layer_stream import LayerStream
 from appliance.sandbox.protocols import CONTRACTS, MODEL_PATH, MODEL_PATHS, Image, serving
 from appliance.sandbox.root_folder import Bounds, RootFolder
 from appliance.sandbox.runtimes import RUNTIMES
+from appliance.targets import PIPELINE
 
 NAME = re.compile(r"[a-z][a-z0-9.+-]{0,31}")
 _INSIDE = re.compile(r"(?:/[\w.+@-]+)+")
@@ -61,7 +62,7 @@ def require_free_name(name: str) -> None:
     """A name a runtime may be imported under.
 
     Raises:
-        InputInvalid: it is not legal, or one of ours.
+        InputInvalid: it is not legal, one of ours, or a word manifests have for something else.
     """
     if not NAME.fullmatch(name):
         raise InputInvalid(
@@ -70,6 +71,11 @@ def require_free_name(name: str) -> None:
     if name in RUNTIMES:
         raise InputInvalid(
             f"'{name}' is a runtime of the appliance itself; give the image another name."
+        )
+    if name == PIPELINE:
+        raise InputInvalid(
+            f"'{name}' stands for versions that are pipelines; give the image another name.",
+            hint=f"--name {name}-image",
         )
 
 

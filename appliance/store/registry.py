@@ -15,7 +15,9 @@ from appliance import clock
 from appliance.errors import (
     CapacityExhausted,
     DiskFull,
+    FieldError,
     Gone,
+    InputInvalid,
     NameTaken,
     NotFound,
     RevisionStale,
@@ -333,7 +335,7 @@ class Registry:
             Gone: the version was retired.
             RevisionStale: somebody moved the alias since ``revision``.
         """
-        require_name(name, "alias")
+        require_alias(name)
 
         async def command() -> Alias:
             model = self._writer.model(model_id)
@@ -512,3 +514,19 @@ class Registry:
             set_by=actor,
         )
         return replace(fresh, revision=current.revision + 1) if current else fresh
+
+
+def require_alias(name: str) -> None:
+    """Return if an alias may be called that.
+
+    Raises:
+        InputInvalid: it is no legal name, or a number, which would read like a version.
+    """
+    require_name(name, "alias")
+    if name.isdigit():
+        detail = f"'{name}' reads like a version: 'model@{name}' is version {name}."
+        raise InputInvalid(
+            detail,
+            hint=f"an alias has a letter in it, such as v{name}",
+            fields=(FieldError(pointer="/alias", detail=detail),),
+        )

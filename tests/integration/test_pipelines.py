@@ -137,7 +137,7 @@ async def test_steps_that_are_not_there_or_lead_back_are_refused(tmp_path: Path)
         ("steps = [{}]", "model"),
         ('steps = [{ model = "a", extra = 1 }]', "extra"),
         ('steps = [{ model = "a" }, { model = "a" }]', "two things are called 'a'"),
-        ('steps = [{ model = "input" }]', "two things are called 'input'"),
+        ('steps = [{ model = "input" }]', "'input' stands for the caller's input"),
         ('steps = [{ model = "a", take = "b" }]', "takes 'b'"),
         ('steps = [{ model = "a", take = "input/" }]', "takes 'input/'"),
         ('steps = [{ model = "a", version = 1, alias = "x" }]', "one of them decides"),

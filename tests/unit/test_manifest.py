@@ -30,6 +30,14 @@ def parse(text: bytes, **files: bytes) -> object:
     return manifest.parse({"appliance.toml": text, **files})
 
 
+def test_pipeline_is_no_runtime_even_where_an_image_is_called_that() -> None:
+    text = b'runtime = "pipeline"\n'
+    for imported in ((), ("pipeline",)):
+        with pytest.raises(ManifestInvalid, match="a pipeline is a folder with") as refused:
+            manifest.parse({"appliance.toml": text}, imported=imported)
+        assert refused.value.fields[0].pointer == "appliance.toml:1"
+
+
 def test_units_are_converted_and_defaults_filled_in() -> None:
     found = manifest.parse({"appliance.toml": GOOD})
     assert found.resources.memory_bytes == 256 * 1024 * 1024

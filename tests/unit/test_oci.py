@@ -237,6 +237,13 @@ def test_a_name_of_ours_or_none_at_all_is_refused(tmp_path: Path, name: str) -> 
         brought(tmp_path, b"", name=name)
 
 
+def test_an_image_is_not_called_what_stands_for_a_pipeline(tmp_path: Path) -> None:
+    with pytest.raises(InputInvalid, match="stands for versions that are pipelines") as refused:
+        brought(tmp_path, oci_archive(ImageParts([BASE], CONFIG)), name="pipeline")
+    assert refused.value.hint == "--name pipeline-image"
+    assert images.installed(tmp_path) == ()
+
+
 def test_a_protocol_needs_something_to_start(tmp_path: Path) -> None:
     with pytest.raises(ManifestInvalid, match="nothing says what to start"):
         brought(tmp_path, oci_archive(ImageParts([BASE])), settings=Container(protocol="oip"))

@@ -110,6 +110,15 @@ async def test_a_retired_version_stays_visible_and_takes_no_alias(store):
         await store.registry.retire_version(model_id=version.model_id, number=2, actor=ACTOR)
 
 
+@pytest.mark.parametrize("name", ["3", "007", "Live", "-x"])
+async def test_an_alias_that_reads_like_a_version_or_is_no_name_is_refused(store, name):
+    tenant = await store.registry.create_tenant(name="acme", actor=ACTOR)
+    version = await register(store, tenant.id)
+    with pytest.raises(InputInvalid, match="reads like a version" if name.isdigit() else "1 to 63"):
+        await store.registry.set_alias(model_id=version.model_id, name=name, number=1, actor=ACTOR)
+    assert [one.name for one in store.registry.snapshot.aliases(version.model_id)] == ["live"]
+
+
 async def test_aliases_move_only_from_the_revision_that_was_seen(store):
     tenant = await store.registry.create_tenant(name="acme", actor=ACTOR)
     model_id = (await register(store, tenant.id)).model_id
