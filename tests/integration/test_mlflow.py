@@ -468,6 +468,31 @@ async def test_what_mlflow_has_and_the_appliance_has_not_is_refused_in_mlflows_f
     assert (await stage.caller.client.get("/api/v1/models/acme/m")).status_code == 200
 
 
+async def test_clients_of_mlflow_2_say_in_a_tag_which_models_a_run_logged(stage: Stage) -> None:
+    caller = stage.caller
+    run_id = (await caller.post("/runs/create", experiment_id=DEFAULT_GROUP))["run"]["info"][
+        "run_id"
+    ]
+
+    async def history() -> Any:
+        tags = (await caller.get("/runs/get", run_id=run_id))["run"]["data"]["tags"]
+        return json.loads({one["key"]: one["value"] for one in tags}["mlflow.log-model.history"])
+
+    async def log(**model: Any) -> None:
+        await caller.post("/runs/log-model", run_id=run_id, model_json=json.dumps(model))
+
+    await log(run_id=run_id, artifact_path="one")
+    await log(run_id=run_id, artifact_path="two", flavors={"sklearn": {}})
+    assert [one["artifact_path"] for one in await history()] == ["one", "two"]
+    await log(run_id=run_id, artifact_path="three", signature="x" * 7900)
+    assert [one["artifact_path"] for one in await history()] == ["three"]
+    await log(run_id=run_id, artifact_path="four", signature="x" * 9000)
+    assert await history() == [{"run_id": run_id, "artifact_path": "four"}]
+    for wrong in ("", "[]", "{"):
+        body = {"run_id": run_id, "model_json": wrong}
+        await caller.refused("POST", f"{ROOT}/runs/log-model", 422, json=body)
+
+
 async def test_what_a_run_used_is_kept_and_becomes_the_lineage_of_its_version(stage: Stage) -> None:
     caller = stage.caller
     run = (await caller.post("/runs/create", experiment_id=DEFAULT_GROUP))["run"]["info"]

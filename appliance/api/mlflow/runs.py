@@ -31,10 +31,13 @@ from appliance.api.mlflow.forms import (
 from appliance.errors import InputInvalid, NotFound
 from appliance.events import RunChanged
 from appliance.tracked import DataSet, Metric, Run, RunGroup
+from appliance.tracking import TAG_CHARACTERS_MAX
 from appliance.wire import Reply, json_reply
 
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 _NAME_TAG = "mlflow.runName"
+_HISTORY = "mlflow.log-model.history"
+_HEAD = ("run_id", "artifact_path", "utc_time_created")
 _GROUP_FIELDS: dict[str, tuple[str, ...]] = {
     "attribute": ("name", "creation_time", "last_update_time"),
     "tag": (),
@@ -101,6 +104,7 @@ class _Run(msgspec.Struct):
     metrics: list[Measure] = []
     models: list[_Output] = []
     datasets: list[_Input] = []
+    model_json: str = ""
     key: str = ""
     value: str = ""
 
@@ -331,6 +335,25 @@ async def log_outputs(context: Context) -> Reply:
     return json_reply({})
 
 
+async def log_model_of_run(context: Context) -> Reply:
+    """Say that a run logged a model, the way of MLflow 2: in a tag, of which the newest fit."""
+    body = await read(context, _Run)
+    try:
+        told: Any = msgspec.json.decode(body.model_json, type=dict[str, Any])
+        known = context.services.tracking.run(context.tenant.id, body.id).tags.get(_HISTORY, "[]")
+        history: list[Any] = [*msgspec.json.decode(known, type=list[Any]), told]
+    except (msgspec.MsgspecError, RecursionError):
+        raise InputInvalid("'model_json' is the JSON document of a model.") from None
+    while len(text := msgspec.json.encode(history).decode()) > TAG_CHARACTERS_MAX:
+        if len(history) > 1:
+            history = history[1:]
+        else:
+            history = [{key: told[key] for key in _HEAD if key in told}] if told else []
+            told = {}
+    await _log(context, RunChanged(run_id=body.id, tags={_HISTORY: text}))
+    return json_reply({})
+
+
 async def log_inputs(context: Context) -> Reply:
     """Say which data sets and logged models a run used; only what is said of them is kept."""
     body = await read(context, _Run)
@@ -529,6 +552,7 @@ OPERATIONS = (
     operation("POST", f"{_R}/log-parameter", "run:write", log_parameter, "Log a parameter"),
     operation("POST", f"{_R}/set-tag", "run:write", set_tag, "Tag a run"),
     operation("POST", f"{_R}/delete-tag", "run:write", delete_tag, "Untag a run"),
+    operation("POST", f"{_R}/log-model", "run:write", log_model_of_run, "Log a run's model"),
     operation("POST", f"{_R}/log-inputs", "run:write", log_inputs, "Log what a run used"),
     operation("POST", f"{_R}/outputs", "run:write", log_outputs, "Log a run's models"),
     operation("POST", f"{_R}/search", "run:read", search_runs, "Search runs"),

@@ -256,7 +256,7 @@ function faultOf(error) {
     found.kind = 'import';
     found.missing = (/Cannot find (?:module|package) '([^']*)'/.exec(error.message) || [])[1] || '';
     if (found.missing === 'appliance_model') {
-      const detail = 'appliance_model is there for models that declare calls = ["OTHER"].';
+      const detail = 'require("appliance_model") is there for models that declare calls = ["OTHER"].';
       return { kind: 'raised', detail };
     }
   }
