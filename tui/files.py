@@ -132,6 +132,7 @@ async def save_output(page: Page, where: str, *, name: str, what: str, cli: str)
     )
     if values is None:
         return
+    page.console.say(f"Saving {what}; it is told here once it is there.")
     page.app.run_worker(
         _fetch(page, where, made[-1], path=_place(values["path"]), what=what, cli=cli),
         group="save",

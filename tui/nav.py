@@ -55,7 +55,7 @@ SCREENS: tuple[Noun, ...] = (
     Noun(name="egress", alias="e", screen="egress:Egress", help="ways out", takes=1),
     Noun(name="routes", alias="r", screen="routes:Routes", help="shares of calls"),
     Noun(name="drift", alias="f", screen="drift:Drift", help="baselines"),
-    Noun(name="jobs", alias="j", screen="jobs:Jobs", help="calls nobody waits for", takes=1),
+    Noun(name="jobs", alias="j", screen="jobs:Jobs", help="queued calls", takes=1),
     Noun(name="batches", alias="b", screen="batches:Batches", help="tables scored", takes=1),
     Noun(name="schedules", alias="i", screen="schedules:Schedules", help="by the clock", takes=1),
     Noun(name="webhooks", alias="w", screen="webhooks:Webhooks", help="who is told", takes=1),

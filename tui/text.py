@@ -135,6 +135,13 @@ def duration(seconds: float | None) -> str:
     return f"{left // 86_400}d"
 
 
+def spent(seconds: float | None) -> str:
+    """How long something took: ``0.12s``, ``4.7s``, then like ``duration``; ``-`` for none."""
+    if seconds is None or seconds >= 60:
+        return duration(seconds)
+    return f"{max(0.0, seconds):.2f}s" if seconds < 1 else f"{seconds:.1f}s"
+
+
 def span(seconds: int) -> str:
     """Whole seconds as people type them, in the largest unit: ``90s``, ``6h``, ``7d``."""
     unit = next((u for u in ("d", "h", "m") if seconds and not seconds % SECONDS[u]), "s")

@@ -47,7 +47,10 @@ _COLUMNS_MAX = 64
 _RECENT_SHOWN = 5
 _RECENT_LOOKED_AT = 60
 _DECISIONS_SHOWN = 20
-_NOT_CHANGES = ("call.", "request.", "egress.opened", "egress.passed", "egress.denied", "egress.s")
+_NOT_CHANGES = (
+    *("call.", "request.", "job.", "batch.", "delivery."),
+    *("egress.opened", "egress.passed", "egress.denied", "egress.s"),
+)
 _ORDER = {"fail": 0, "warn": 1, "ok": 2}
 Rows = list[dict[str, Any]]
 Extras = dict[str, Any]

@@ -209,6 +209,17 @@ async def test_the_drift_tab_shows_each_column_by_its_worst_score(world, console
         await tools.until(pilot, lambda: "about baseline-missing" in tools.screen_text(pilot))
 
 
+async def test_a_version_whose_calls_may_be_joined_says_how_often_they_were(world, console, tools):
+    path = "/api/v1/models/risk/fraud/versions/1"
+    world.replies["GET", path] = (200, VERSION | {"batch": {"max_rows": 64}})
+    counts = {"inference_count": 120, "execution_count": 15}
+    stats = "/t/risk/v2/models/fraud/versions/1/stats"
+    world.replies["GET", stats] = (200, {"model_stats": [counts]})
+    told = "120 calls answered by 15 of the model, 8.0 each; at most 64 rows"
+    async with console((120, 40), goto="version risk fraud 1") as pilot:
+        await tools.until(pilot, lambda: told in tools.screen_text(pilot))
+
+
 async def test_an_entry_shows_canonical_json_and_its_leaf(world, console, tools):
     async with console(goto="entry 1") as pilot:
         await tools.until(pilot, lambda: "ef" * 32 in tools.screen_text(pilot))

@@ -87,3 +87,30 @@ def test_whatever_is_typed_is_a_place_or_a_reason(words):
 def test_every_screen_has_a_letter_of_its_own():
     letters = [n.alias for n in SCREENS if n.alias]
     assert len(letters) == len(set(letters))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(None, "-"), (-1.0, "0.00s"), (0.124, "0.12s"), (4.71, "4.7s"), (66.0, "1m06s")],
+)
+def test_how_long_something_took_is_told_finely_where_it_is_short(seconds, shown):
+    assert text.spent(seconds) == shown
+
+
+@pytest.mark.parametrize("seconds", [1, 60, 90, 3600, 5400, 86_400, 604_800])
+def test_a_span_reads_back_as_it_was_written(seconds):
+    assert text.seconds_of(text.span(seconds)) == seconds
+
+
+@pytest.mark.parametrize("words", ["", "h", "0h", "1", "-1h", "1.5h", "1y", "²h", "99999999d"])
+def test_what_is_no_span_is_none(words):
+    assert text.seconds_of(words) is None
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "shown"),
+    [(0, 0, "[------]   0%"), (1, 2, "[###---]  50%"), (999, 1000, "[#####-]  99%"),
+     (5, 5, "[######] 100%"), (7, 5, "[######] 100%")],
+)  # fmt: skip
+def test_a_bar_is_full_only_when_all_is_done(part, whole, shown):
+    assert text.bar(part, whole) == shown

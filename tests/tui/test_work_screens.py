@@ -66,7 +66,7 @@ async def test_an_empty_list_says_how_to_begin(world, console, tools):
     world.fill_work("empty")
     begin = {
         "jobs": "appliance job submit",
-        "batches": "appliance batch run",
+        "batches": "n has a table scored",
         "schedules": "n has a call submitted",
         "webhooks": "n creates one",
         "comparisons": "n sends a data set",
@@ -174,7 +174,7 @@ async def test_a_report_shows_agreement_measures_latency_and_the_worst(world, co
             "! fraud:4: 2 rows failed: model-raised 2",
             "row 17 apart by 1.8 true fraud",
             "fraud:3 fraud (0.900)",
-            'was asked {"age":41}',
+            "was asked age 41",
         ):
             assert words in lines, words
 

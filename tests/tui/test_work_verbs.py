@@ -134,6 +134,39 @@ async def test_without_an_output_there_is_nothing_to_save(world, console, tools)
         assert not tools.is_dialog(pilot)
 
 
+async def test_a_table_is_sent_to_be_scored(world, console, tools, tmp_path):
+    data = tmp_path / "rows.csv"
+    data.write_text("age\n41\n")
+    path = "/api/v1/models/risk/churn/aliases/champion/batch"
+    world.replies["POST", path] = (202, {"tenant": "risk", "id": "batch_1"})
+    async with console(goto="batches risk") as pilot:
+        await open_dialog(pilot, tools, "n")
+        await type_into(pilot, model="risk/churn@champion", table=str(data))
+        await press_verb(pilot, tools)
+        await tools.until(pilot, lambda: "batches > batch_1" in tools.screen_text(pilot))
+    request = next(r for r in world.requests if r.method == "POST")
+    assert dict(request.url.params) == {"into": "parquet", "on_error": "fail"}
+    assert request.headers["content-type"] == "text/csv"
+    assert request.content == data.read_bytes()
+
+
+async def test_a_table_in_a_folder_of_the_appliance_is_only_named(world, console, tools):
+    path = "/api/v1/models/risk/churn/versions/3/batch"
+    world.replies["POST", path] = (202, {"tenant": "risk", "id": "batch_1"})
+    async with console(goto="batches") as pilot:
+        await open_dialog(pilot, tools, "n")
+        await type_into(pilot, model="risk/churn:3", table="lake/rows.parquet", to="lake/out.csv")
+        pilot.app.screen.query_one("#f-where").action_step(1)
+        pilot.app.screen.query_one("#f-into").action_step(1)
+        await press_verb(pilot, tools)
+        await tools.until(pilot, lambda: bool(world.sent()))
+    request = next(r for r in world.requests if r.method == "POST")
+    assert request.url.path == path
+    assert request.content == b""
+    wanted = {"from": "lake/rows.parquet", "to": "lake/out.csv", "into": "csv", "on_error": "fail"}
+    assert dict(request.url.params) == wanted
+
+
 # -- schedules ------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Batches: tables scored row by row; how far each is, the page of one, and its output.
 
-Owns: the columns of the batches table, how a batch reads, cancel, and saving what came out.
-Never: sends a table; that is a file where the command line is.
+Owns: the columns of the batches table, how a batch reads, submit, cancel, saving what came out.
+Never: looks into a table.
 Read next: ``screens/jobs`` (cancel, and the same for single calls).
 """
 
@@ -15,15 +15,17 @@ from textual.binding import Binding, BindingType
 
 from tui import text
 from tui.client import Row, path_of
+from tui.dialogs import Field, Form, missing
 from tui.document import DocumentPage, pairs, problem_lines
-from tui.files import save_output
-from tui.frame import ListPage
+from tui.files import media_of, read_data, save_output
+from tui.frame import ListPage, Page
 from tui.nav import Place
 from tui.screens.jobs import cancel, made_columns, took, version_of
 from tui.table import Column
 
 _CANCELED = "The calls it makes now are given up."
 _BAR = 40
+WHERE = ("a file here", "in a folder of the appliance")
 
 
 def rate(row: Row) -> str:
@@ -41,13 +43,15 @@ class Batches(ListPage):
     """One row per batch, the newest first."""
 
     VIEW = "batches"
-    EMPTY = "No batches.\nappliance batch run TENANT/MODEL --data rows.parquet --out scored.parquet"
-    VERBS = frozenset(("cancel",))
+    EMPTY = (
+        "No batches.\nn has a table scored, or: appliance batch run TENANT/MODEL --data rows.csv"
+    )
+    VERBS = frozenset(("submit", "cancel"))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),
+        Binding("n", "submit", "new"),
         Binding("o", "save", "save output"),
         Binding("x", "cancel", "cancel"),
-        Binding("n", "submit", "new", show=False),
     ]
     COLUMNS = (
         Column(name="state", title="STATE", text=lambda r: text.word(r["status"]), width=12),
@@ -103,12 +107,10 @@ class Batches(ListPage):
         """The batch's page."""
         return Place("batch", (str(row["tenant"]), str(row["id"])))
 
-    def action_submit(self) -> None:
-        """``n`` says how to submit one: the table is where the command line is."""
-        self.console.say(
-            "Score a table from where it is:\n"
-            "$ appliance batch run TENANT/MODEL --data rows.parquet --out scored.parquet"
-        )
+    @work(exclusive=True, group="dialog")
+    async def action_submit(self) -> None:
+        """``n`` has a table scored: a file here, or one of a folder the appliance may read."""
+        await submit(self, self.place.args[0] if self.place.args else "")
 
     @work(exclusive=True, group="dialog")
     async def action_cancel(self) -> None:
@@ -148,8 +150,8 @@ class BatchPage(DocumentPage):
                 "state": text.word(document["status"]),
                 "version": version_of(document),
                 "rate": rate(document),
-                "left": text.duration(document["eta_s"]),
-                "took": text.duration(took(document)),
+                "left": document["eta_s"] and text.duration(document["eta_s"]),
+                "took": text.spent(took(document)),
                 "input": f"{text.size(document['input_bytes'])} of {document['source']}",
                 "asked in": f"{document['form']}, at most {document['chunk_rows']} rows a call",
                 "a row fails": _on_error(document),
@@ -193,7 +195,78 @@ def _saved_by(document: Mapping[str, Any]) -> str:
     if document["status"] != "succeeded":
         return ""
     name = f"{document['tenant']}/{document['id']}"
-    return f"o, or appliance batch output {name} --out FILE"
+    return f"o, or appliance batch output {name}"
+
+
+async def submit(page: Page, tenant: str) -> None:
+    """Ask for a version and a table, send it, and open what became of it."""
+    if not page.console.may("New batch"):
+        return
+    sent: list[bytes] = []
+
+    def check(values: Mapping[str, str]) -> str:
+        wrong = missing(
+            values,
+            model="Type tenant/model, tenant/model:3 or tenant/model@alias.",
+            table="Type the name of a file with the table.",
+        )
+        if wrong or values["where"] != WHERE[0]:
+            return wrong
+        data = read_data(values["table"])
+        if isinstance(data, str):
+            return data
+        sent.append(data)
+        return ""
+
+    fields = [
+        Field(name="model", label="Version", value=tenant and f"{tenant}/", hint="demo/churn:3"),
+        Field(name="where", label="Table is", words=WHERE),
+        Field(name="table", label="File", hint="rows.parquet .csv .ndjson .json"),
+        Field(name="into", label="Output as", words=("parquet", "csv", "ndjson")),
+        Field(name="to", label="Output to", hint="FOLDER/file; empty: kept sealed"),
+        Field(name="on_error", label="A row fails", words=("fail", "null")),
+    ]
+    values = await page.app.push_screen_wait(
+        Form(title="New batch", fields=fields, verb="Score", check=check, describe=_effect)
+    )
+    if values is None:
+        return
+    is_sent = values["where"] == WHERE[0]
+    params = {"into": values["into"], "on_error": values["on_error"]}
+    params |= {"to": values["to"]} if values["to"] else {}
+    params |= {} if is_sent else {"from": values["table"]}
+    source = f"{'--data' if is_sent else '--from'} {values['table']}"
+    target = f" --to {values['to']}" if values["to"] else ""
+    reply = await page.console.perform(
+        "POST",
+        _scored_by(values["model"]),
+        params=params,
+        data=sent[-1] if is_sent else None,
+        headers={"Content-Type": media_of(values["table"])} if is_sent else {},
+        doing=f"Score {values['table']} with {values['model']}",
+        done=f"{values['model']} scores {values['table']}",
+        cli=f"appliance batch submit {values['model']} {source}{target} --into {values['into']}"
+        f" --on-error {values['on_error']}",
+    )
+    if reply is not None and isinstance(reply.data, dict) and reply.data.get("id"):
+        page.console.go(Place("batch", (str(reply.data["tenant"]), str(reply.data["id"]))))
+
+
+def _scored_by(words: str) -> str:
+    """The address that takes a table for ``tenant/model``, with ``:3`` or ``@alias`` or neither."""
+    tenant, _, rest = words.partition("/")
+    model, colon, version = rest.partition(":")
+    if colon:
+        return path_of("api", "v1", "models", tenant, model, "versions", version, "batch")
+    model, at, alias = rest.partition("@")
+    more = ("aliases", alias) if at else ()
+    return path_of("api", "v1", "models", tenant, model, *more, "batch")
+
+
+def _effect(values: Mapping[str, str]) -> str:
+    where = "sent from here" if values["where"] == WHERE[0] else "read where the appliance is"
+    fails = "ends the batch" if values["on_error"] == "fail" else "has no result, and its reason"
+    return f"The table is {where} and kept sealed. A row that fails {fails}."
 
 
 async def _save(page: ListPage | DocumentPage, row: Row | None) -> None:

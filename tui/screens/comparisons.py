@@ -28,6 +28,7 @@ TASKS = ("as the data looks", "classification", "regression", "ranking", "other"
 _KINDS = {"data": "data set", "replay": "replay"}
 _BAR = 40
 _ANSWER = 32
+_INPUT = 56
 _CANCELED = "Calls that are made now are given up, and the data set is deleted."
 
 
@@ -111,7 +112,7 @@ class ComparisonPage(DocumentPage):
                 "versions": targets_of(document),
                 "of": _KINDS.get(document["source"], document["source"]),
                 "rows": document["rows"],
-                "took": text.duration(took(document)),
+                "took": text.spent(took(document)),
                 "created": f"{text.stamp(document['created_at'])} by {document['created_by']}",
             }
         )
@@ -221,8 +222,15 @@ def _worst(one: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         f"    {name:<14} {_said(said)}" for name, said in zip(names, one["answers"], strict=False)
     ]
     if one["input"] is not None:
-        lines.append(f"    {'was asked':<14} {text.clip(text.canonical(one['input']), 200)}")
+        lines.append(f"    {'was asked':<14} {_asked(one['input'])}")
     return lines
+
+
+def _asked(row: Any) -> str:
+    """What the versions were shown, on one line; raw JSON has all of it."""
+    if isinstance(row, dict):
+        row = ", ".join(f"{name} {_short(value)}" for name, value in row.items())
+    return text.clip(row if isinstance(row, str) else text.canonical(row), _INPUT)
 
 
 def _said(answer: Any) -> str:

@@ -87,7 +87,7 @@ class Jobs(ListPage):
         Column(
             name="took",
             title="TOOK",
-            text=lambda r: text.duration(took(r)),
+            text=lambda r: text.spent(took(r)),
             order=took,
             width=7,
             right=True,

@@ -122,8 +122,23 @@ class VersionPage(Page):
         else:
             graph = await self._graph(path)
             if isinstance(reply.data, dict):
-                self._detail = {**reply.data, "graph": graph}
+                joined = await self._joined(reply.data)
+                self._detail = {**reply.data, "graph": graph, "joined": joined}
         self.call_later(self._paint)
+
+    async def _joined(self, detail: Mapping[str, Any]) -> str:
+        """How many calls were answered by how many of the model, where calls may be joined."""
+        rule = detail.get("batch")
+        if not isinstance(rule, dict):
+            return ""
+        tenant, model, version = self.place.args
+        path = path_of("t", tenant, "v2", "models", model, "versions", version, "stats")
+        try:
+            reply = await self.console.client.call("GET", path)
+        except Problem:
+            return f"at most {rule.get('max_rows')} rows"
+        found = reply.data.get("model_stats") if isinstance(reply.data, dict) else None
+        return _joined(rule, found[0] if found else {})
 
     async def _graph(self, path: str) -> Mapping[str, Any]:
         """The versions around this one; empty where they cannot be had."""
@@ -202,7 +217,11 @@ class VersionPage(Page):
 
         if self._detail is not None:
             title = "/".join(self.place.args)
-            came = {name: value for name, value in self._detail.items() if name != "graph"}
+            came = {
+                name: value
+                for name, value in self._detail.items()
+                if name not in ("graph", "joined")
+            }
             await self.app.push_screen_wait(Reading(title, text.pretty(came)))
 
     def action_copy(self) -> None:
@@ -210,6 +229,14 @@ class VersionPage(Page):
         if self._detail is not None:
             self.app.copy_to_clipboard(str(self._detail.get("digest", "")))
             self.console.say("Copied the digest")
+
+
+def _joined(rule: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
+    calls, runs = int(stats.get("inference_count") or 0), int(stats.get("execution_count") or 0)
+    most = f"at most {rule.get('max_rows')} rows together"
+    if not runs:
+        return f"{most}; not called yet"
+    return f"{calls} calls answered by {runs} of the model, {calls / runs:.1f} each; {most}"
 
 
 def _warm(row: Row | None) -> str:
@@ -236,6 +263,7 @@ def _manifest(detail: Mapping[str, Any], state: str, aliases: Sequence[str]) -> 
         "state": text.word(state),
         "aliases": list(aliases),
         "kept warm": detail.get("kept_warm"),
+        "joined": detail.get("joined"),
         **{k: detail.get(k) for k in ("description", "runtime", "entry", "digest")},
         "size": text.size(detail.get("size_bytes")),
         "created": f"{text.stamp(detail.get('created_at'))} by {detail.get('created_by')}",
