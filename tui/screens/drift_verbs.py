@@ -202,7 +202,7 @@ async def set_baseline(page: Page, row: Row | None) -> None:
                 Field(name="from", label="From", words=SOURCES),
                 Field(name="file", label="Data file", hint=".csv .parquet .ndjson .json"),
                 Field(name="output", label="Answer column", hint="its own answers in the data"),
-                Field(name="window", label="Calls of the last", value="24h"),
+                Field(name="window", label="Calls of last", value="24h"),
                 Field(name="of", label="Of version", hint="empty: its own calls"),
                 Field(name="records", label="Next records", value="1000"),
                 Field(name="reason", label="Reason", hint="kept in the audit ledger"),
@@ -254,7 +254,7 @@ def _wrong_baseline(values: Mapping[str, str]) -> str:
     if source == SOURCES[0]:
         return missing(values, file="Type the name of a file with data.")
     if source == SOURCES[1] and not text.seconds_of(values["window"]):
-        return "Calls of the last: a time such as 30m, 24h or 7d."
+        return "Calls of last: a time such as 30m, 24h or 7d."
     if source == SOURCES[1] and values["of"] and not values["of"].isdigit():
         return "Of version is a number."
     if source == SOURCES[2] and not values["records"].isdigit():
