@@ -228,6 +228,10 @@ class Batches:
         self._wake.set()
         return batch, True
 
+    def require_folder(self, tenant_id: str, place: str, *, is_written: bool) -> None:
+        """Return if a tenant may name this file, be it there or not. Raises InputInvalid."""
+        self.folders.require_named(self._tenant(tenant_id), place, is_written=is_written)
+
     async def _require_place(self, wish: BatchWish) -> None:
         """Return if what a wish has put down could be put there now."""
         if not wish.put_into:

@@ -68,6 +68,10 @@ class Folders:
             if tenant in folder.tenants or "*" in folder.tenants
         }
 
+    def require_named(self, tenant: str, place: str, *, is_written: bool = False) -> None:
+        """Return if a tenant may name this file, be it there or not. Raises InputInvalid."""
+        self._place(tenant, place, is_written=is_written)
+
     async def read(self, tenant: str, place: str, *, bytes_max: int) -> AsyncGenerator[bytes]:
         """A file, in pieces.
 

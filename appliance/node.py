@@ -457,7 +457,7 @@ class Node:
             comparisons=Comparisons(store, invoker, samples, self._require_pool, settings),
             supply=Supply(store, self.data_dir),
             webhooks=Webhooks(store, settings.webhooks, hosts_file=settings.egress.hosts_file),
-            schedules=Schedules(store, jobs, routing, settings.schedules),
+            schedules=Schedules(store, jobs, batches, routing, settings.schedules),
         )
 
     async def _settle(self, invoker: Invoker) -> None:

@@ -1,11 +1,12 @@
-"""Schedules: a call with a kept body, submitted as a job each time it is due.
+"""Schedules: a call with a kept body, or a table in a folder, submitted each time it is due.
 
 Owns: what is due, what happens to times nobody was there for, and the commands on schedules.
-Never: runs a job (``jobs``), chooses a version (``routing``), or reads cron fields (``timetable``).
+Never: runs a job or a batch, chooses a version (``routing``), or reads cron fields.
 Read next: ``timetable`` (when), ``store.schedules`` (what events do), ``jobs`` (what then happens).
 
 A time that is due and its job are one unit in the ledger: whatever is killed when, a time has one
-job or none yet, never two. What becomes of the job ``jobs`` says: it is handed to its model once.
+job or none yet, never two; so it is with a batch, whose table is taken before that. What becomes
+of the job ``jobs`` says: it is handed to its model once.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 
-from appliance import clock, config
+from appliance import batch_rows, clock, config
+from appliance.batch_records import Batch, BatchWish
+from appliance.batches import Batches
 from appliance.errors import (
     ApplianceError,
     Gone,
@@ -24,6 +29,7 @@ from appliance.errors import (
     QuotaExceeded,
     RevisionStale,
     TooLarge,
+    UnsupportedMedia,
 )
 from appliance.events import (
     Event,
@@ -35,12 +41,12 @@ from appliance.events import (
     ScheduleStopped,
 )
 from appliance.jobs import Jobs
-from appliance.records import JOB_ENDS, LIVE, Job, Version
+from appliance.records import JOB_ENDS, LIVE, Blob, Job, Version
 from appliance.routing import Routing
-from appliance.standing import CatchUp, Schedule, ScheduleRun
+from appliance.standing import CatchUp, Schedule, ScheduledBatch, ScheduleRun
 from appliance.store import Store
 from appliance.store.schedules import head_of_body
-from appliance.timetable import Timetable
+from appliance.timetable import Timetable, zone_from_name
 
 _log = logging.getLogger(__name__)
 _ACTOR = "appliance"
@@ -48,6 +54,8 @@ _TICK_S = 1.0
 _GRACE_NS = 60 * 1_000_000_000
 """How late a time may be noticed and still count as noticed in time."""
 _TIMETABLES_MAX = 1000
+_SKIPPED = (NotFound, Gone, QuotaExceeded, InputInvalid, TooLarge, UnsupportedMedia)
+"""What keeps a time from its job for good; anything else is tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +67,9 @@ class Wish:
     target: str
     cron: str
     timezone: str
-    content_type: str
-    body: bytes
+    content_type: str = ""
+    body: bytes = b""
+    batch: ScheduledBatch | None = None
     catch_up: CatchUp = "one"
     overlaps: bool = False
     repeatable: bool = False
@@ -73,6 +82,7 @@ class Schedules:
         self,
         store: Store,
         jobs: Jobs,
+        batches: Batches,
         routing: Routing,
         settings: config.Schedules,
         *,
@@ -82,13 +92,16 @@ class Schedules:
 
         Args:
             store: where schedules are.
-            jobs: takes on what is due.
+            jobs: takes on what is due,
+            batches: or does, where it is a table.
             routing: chooses the version for a schedule that names none.
             settings: limits.
             now_ns: the wall time that decides what is due.
         """
         self._store = store
         self._jobs = jobs
+        self._batches = batches
+        self._submitting: dict[str, asyncio.Task[None]] = {}
         self._routing = routing
         self._settings = settings
         self._now_ns = now_ns
@@ -110,10 +123,7 @@ class Schedules:
         """
         self._timetable(wish.cron, wish.timezone)
         schedule_id = clock.new_id("sch")
-        async with self._store.blobs.writer(wish.tenant_id) as writer:
-            await writer.write(head_of_body(schedule_id))
-            await writer.write(wish.body)
-            blob = await writer.commit()
+        blob = await self._kept(wish, schedule_id) if wish.batch is None else None
         schedule = Schedule(
             id=schedule_id,
             tenant_id=wish.tenant_id,
@@ -123,6 +133,7 @@ class Schedules:
             timezone=wish.timezone,
             content_type=wish.content_type,
             body=blob,
+            batch=wish.batch,
             catch_up=wish.catch_up,
             overlaps=wish.overlaps,
             repeatable=wish.repeatable,
@@ -133,7 +144,11 @@ class Schedules:
         )
 
         def make() -> list[Event]:
-            self._require_fit(self._version(schedule)[0], wish.content_type, wish.body)
+            version = self._version(schedule)[0]
+            if wish.batch is None:
+                self._require_fit(version, wish.content_type, wish.body)
+            else:
+                self._require_places(schedule, wish.batch)
             known = self._store.registry.snapshot.schedules(wish.tenant_id)
             if len(known) >= self._settings.schedules_max:
                 raise QuotaExceeded(
@@ -145,9 +160,16 @@ class Schedules:
         try:
             await self._change(schedule, make, actor)
         except ApplianceError:
-            await self._store.blobs.discard(wish.tenant_id, {blob.id})
+            if blob is not None:
+                await self._store.blobs.discard(wish.tenant_id, {blob.id})
             raise
         return schedule
+
+    async def _kept(self, wish: Wish, schedule_id: str) -> Blob:
+        async with self._store.blobs.writer(wish.tenant_id) as writer:
+            await writer.write(head_of_body(schedule_id))
+            await writer.write(wish.body)
+            return await writer.commit()
 
     async def pause(self, schedule: Schedule, *, actor: str) -> Schedule:
         """Let nothing be due until it is resumed. Raises NotFound. Audit: schedule.paused."""
@@ -178,12 +200,12 @@ class Schedules:
         await self._change(schedule, make, actor)
         return self._required(schedule)
 
-    async def run_now(self, schedule: Schedule, *, actor: str) -> Job:
-        """Submit its job once more, now, in the name of ``actor``, paused or not.
+    async def run_now(self, schedule: Schedule, *, actor: str) -> Job | Batch:
+        """Submit its job or its batch once more, now, in the name of ``actor``, paused or not.
 
         Raises:
-            NotFound, Gone, QuotaExceeded, DiskFull, Draining: as for ``Jobs.submit``.
-        Audit: job.queued and schedule.ran, in one unit.
+            ApplianceError: as ``Jobs.submit`` and ``Batches.submit`` do.
+        Audit: job.queued or batch.queued, and schedule.ran, in one unit.
         """
         return await self._submit(schedule, self._now_ns(), actor, is_manual=True)
 
@@ -195,7 +217,8 @@ class Schedules:
             return [ScheduleRemoved(schedule_id=schedule.id)]
 
         await self._change(schedule, make, actor)
-        await self._store.blobs.discard(schedule.tenant_id, {schedule.body.id})
+        if schedule.body is not None:
+            await self._store.blobs.discard(schedule.tenant_id, {schedule.body.id})
 
     def next_ns(self, schedule: Schedule, count: int) -> tuple[int, ...]:
         """When it is due next; nothing for one that is not active."""
@@ -208,12 +231,16 @@ class Schedules:
 
     async def follow(self) -> None:
         """Submit what is due, for ever."""
-        while True:
-            try:
-                await self.look()
-            except Exception:  # noqa: BLE001 - it must go on; what is due stays due
-                _log.exception("schedules could not be looked at")
-            await asyncio.sleep(_TICK_S)
+        try:
+            while True:
+                try:
+                    await self.look()
+                except Exception:  # noqa: BLE001 - it must go on; what is due stays due
+                    _log.exception("schedules could not be looked at")
+                await asyncio.sleep(_TICK_S)
+        finally:
+            for task in self._submitting.values():
+                task.cancel()
 
     async def look(self) -> int:
         """Submit what is due now; how many schedules had something."""
@@ -238,6 +265,8 @@ class Schedules:
         if stops:
             await self._record(schedule, ScheduleStopped(schedule_id=schedule.id, reason=stops))
             return True
+        if schedule.id in self._submitting:
+            return False
         now_ns = self._now_ns()
         known = self._due.get(schedule.id)
         if known is None or known[0] != schedule.since_ns:
@@ -263,25 +292,43 @@ class Schedules:
         if not schedule.overlaps and self._is_running(schedule):
             await self._skip(schedule, ScheduleRun(due_ns=last_ns, code="overlap"))
             return
+        if schedule.batch is None:
+            await self._submit_or_skip(schedule, last_ns)
+            return
+        # A table may take long to be taken: no other schedule waits for it meanwhile.
+        task = asyncio.create_task(self._submit_or_skip(schedule, last_ns))
+        self._submitting[schedule.id] = task
+        task.add_done_callback(partial(self._submitted, schedule))
+
+    def _submitted(self, schedule: Schedule, task: asyncio.Task[None]) -> None:
+        del self._submitting[schedule.id]
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ApplianceError) and not isinstance(error, NotFound | RevisionStale):
+            _log.warning("schedule %s waits: %s", schedule.id, error.detail)
+        elif error is not None and not isinstance(error, ApplianceError):
+            _log.error("schedule %s", schedule.id, exc_info=error)
+
+    async def _submit_or_skip(self, schedule: Schedule, due_ns: int) -> None:
         try:
-            await self._submit(schedule, last_ns, schedule.run_as)
-        except (NotFound, Gone, QuotaExceeded, InputInvalid, TooLarge) as error:
-            await self._skip(schedule, ScheduleRun(due_ns=last_ns, code=error.slug))
+            await self._submit(schedule, due_ns, schedule.run_as)
+        except _SKIPPED as error:
+            await self._skip(schedule, ScheduleRun(due_ns=due_ns, code=error.slug))
 
     async def _submit(
         self, schedule: Schedule, due_ns: int, actor: str, *, is_manual: bool = False
-    ) -> Job:
-        """Queue the job of one time; the time and the job are recorded as one."""
+    ) -> Job | Batch:
+        """Queue the job or batch of one time; the time and it are recorded as one."""
+        if schedule.batch is not None:
+            return await self._submit_batch(
+                schedule, schedule.batch, due_ns, actor, is_manual=is_manual
+            )
         version, revision = self._version(schedule)
 
         def also(job: Job) -> list[Event]:
-            self._require_due(schedule, due_ns, is_manual=is_manual)
             run = ScheduleRun(due_ns=due_ns, code="started", job_id=job.id, is_manual=is_manual)
-            return [ScheduleRan(schedule_id=schedule.id, run=run)]
+            return self._ran(schedule, run)
 
-        skipped = len(head_of_body(schedule.id))
-        pieces = self._store.blobs.read(schedule.tenant_id, schedule.body.id, offset=skipped)
-        body = b"".join([piece async for piece in pieces])
+        body = await self._body(schedule)
         self._require_fit(version, schedule.content_type, body)
         job, _is_new = await self._jobs.submit(
             principal_id=actor,
@@ -295,6 +342,46 @@ class Schedules:
             also=also,
         )
         return job
+
+    async def _submit_batch(
+        self,
+        schedule: Schedule,
+        wished: ScheduledBatch,
+        due_ns: int,
+        actor: str,
+        *,
+        is_manual: bool,
+    ) -> Batch:
+        version, plan = self._version(schedule)[0], wished.plan
+
+        def also(batch: Batch) -> list[Event]:
+            run = ScheduleRun(due_ns=due_ns, code="started", batch_id=batch.id, is_manual=is_manual)
+            return self._ran(schedule, run)
+
+        if not wished.is_form_told:
+            plan = replace(plan, form=batch_rows.form_of(version.manifest))
+        wish = BatchWish(
+            principal_id=actor,
+            version=version,
+            plan=plan,
+            target=schedule.target,
+            taken_from=place_at(wished.taken_from, due_ns, schedule.timezone),
+            put_into=place_at(wished.put_into, due_ns, schedule.timezone),
+            scheduled_by=schedule.id,
+        )
+        batch, _is_new = await self._batches.submit(wish, also=also)
+        return batch
+
+    def _ran(self, schedule: Schedule, run: ScheduleRun) -> list[Event]:
+        self._require_due(schedule, run.due_ns, is_manual=run.is_manual)
+        return [ScheduleRan(schedule_id=schedule.id, run=run)]
+
+    async def _body(self, schedule: Schedule) -> bytes:
+        if schedule.body is None:
+            return b""
+        skipped = len(head_of_body(schedule.id))
+        pieces = self._store.blobs.read(schedule.tenant_id, schedule.body.id, offset=skipped)
+        return b"".join([piece async for piece in pieces])
 
     async def _skip(self, schedule: Schedule, run: ScheduleRun) -> None:
         await self._record(schedule, ScheduleRan(schedule_id=schedule.id, run=run))
@@ -325,6 +412,13 @@ class Schedules:
             )
         self._jobs.require_input(version, content_type, body)
 
+    def _require_places(self, schedule: Schedule, wished: ScheduledBatch) -> None:
+        """Return if the tenant may use the folders of these files. Raises InputInvalid."""
+        for place, is_written in ((wished.taken_from, False), (wished.put_into, True)):
+            if place:
+                there = place_at(place, schedule.since_ns, schedule.timezone)
+                self._batches.require_folder(schedule.tenant_id, there, is_written=is_written)
+
     def _stops(self, schedule: Schedule, principal_id: str) -> str:
         """Why a schedule cannot go on in somebody's name; empty if it can."""
         snapshot = self._store.registry.snapshot
@@ -337,8 +431,10 @@ class Schedules:
         return "key-expired" if key is not None and key.expires_ns <= clock.now_ns() else ""
 
     def _is_running(self, schedule: Schedule) -> bool:
-        jobs = self._store.registry.snapshot.jobs(schedule.tenant_id)
-        return any(j.scheduled_by == schedule.id and j.status not in JOB_ENDS for j in jobs)
+        snapshot = self._store.registry.snapshot
+        jobs, batches = snapshot.jobs(schedule.tenant_id), snapshot.batches(schedule.tenant_id)
+        every: tuple[Job | Batch, ...] = (*jobs, *batches)
+        return any(one.scheduled_by == schedule.id and one.status not in JOB_ENDS for one in every)
 
     def _version(self, schedule: Schedule) -> tuple[Version, int]:
         """The version to call now, and the revision of the route that chose it, 0 for none.
@@ -353,7 +449,7 @@ class Schedules:
             number = int(target[1:])
         else:
             choice = None
-            if not target:
+            if not target and schedule.batch is None:  # a route shares out calls, not tables
                 choice = self._routing.choose(schedule.model_id, schedule.run_as, lambda _: "")
             if choice is not None:
                 number, revision = choice[0], choice[1].route_revision
@@ -387,3 +483,9 @@ class Schedules:
         await self._store.registry.change(
             make, tenant_id=schedule.tenant_id, actor=actor, obj=schedule.id
         )
+
+
+def place_at(place: str, due_ns: int, timezone: str) -> str:
+    """A place with ``{date}`` (2026-01-31) and ``{time}`` (0200) of when it was due."""
+    due = datetime.fromtimestamp(due_ns // 1_000_000_000, zone_from_name(timezone))
+    return place.replace("{date}", f"{due:%Y-%m-%d}").replace("{time}", f"{due:%H%M}")

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from appliance.batch_records import BatchPlan
 from appliance.records import Blob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleRun:
-    """What became of a time that was due: ``started`` with its job, or why there is none.
+    """What became of a time that was due: ``started`` with its job or batch, or why there is none.
 
     ``code`` is otherwise ``overlap`` (the run before had not ended), ``missed`` (nobody was there)
     or a problem's slug. ``count`` is of how many times in a row, ``due_ns`` the last of them;
@@ -25,6 +26,7 @@ class ScheduleRun:
     due_ns: int
     code: str
     job_id: str = ""
+    batch_id: str = ""
     count: int = 1
     is_manual: bool = False
 
@@ -33,8 +35,24 @@ CatchUp = Literal["none", "one"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledBatch:
+    """A table that is taken from a folder each time, and where its output is put.
+
+    In both places ``{date}`` and ``{time}`` stand for when it was due, in the schedule's zone.
+    ``is_form_told`` says that ``plan.form`` was asked for; otherwise each version says its own.
+    """
+
+    plan: BatchPlan
+    taken_from: str
+    put_into: str = ""
+    is_form_told: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A call that is submitted as a job again and again; ``body`` is a sealed blob.
+    """A call that is submitted as a job again and again, or a table as a batch.
+
+    ``body`` is the call's, a sealed blob; ``batch`` is there instead of it.
 
     ``target`` is ``""`` for what the model's route or ``live`` says at each time, ``@alias`` or
     ``:number``. ``cron`` has five fields, read in ``timezone`` (IANA). Times after ``since_ns`` are
@@ -49,7 +67,8 @@ class Schedule:
     cron: str
     timezone: str
     content_type: str
-    body: Blob
+    body: Blob | None = None
+    batch: ScheduledBatch | None = None
     catch_up: CatchUp = "one"
     overlaps: bool = False
     repeatable: bool = False

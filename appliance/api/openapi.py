@@ -71,7 +71,13 @@ def document(table: Table, *, is_admin: bool, url: str) -> dict[str, Any]:
     """
     shown = [op for op in table if is_admin or not op.admin_only]
     _, schemas = msgspec.json.schema_components(
-        [shape for op in shown for shape in (op.body, op.reply, op.deferred) if _is_shape(shape)],
+        [
+            shape
+            for op in shown
+            for said in (op.body, op.reply, op.deferred)
+            for shape in (said if isinstance(said, tuple) else (said,))
+            if _is_shape(shape)
+        ],
         ref_template=_REF,
     )
     paths: dict[str, Any] = {}
@@ -119,7 +125,7 @@ def problems_of(operation: Operation) -> tuple[type[ApplianceError], ...]:
 
 
 def _is_shape(shape: Any) -> bool:
-    return shape is not None and not isinstance(shape, tuple)
+    return shape is not None and not isinstance(shape, str)
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
@@ -183,6 +189,9 @@ def _reply(operation: Operation) -> dict[str, Any]:
 
 def _content(shape: Any) -> dict[str, Any]:
     if isinstance(shape, tuple):
-        return {media_type: {} for media_type in shape}
+        if not _is_shape(shape[0]):
+            return {media_type: {} for media_type in shape}
+        schemas, _ = msgspec.json.schema_components(shape, ref_template=_REF)
+        return {JSON: {"schema": {"oneOf": list(schemas)}}}
     (schema,), _ = msgspec.json.schema_components([shape], ref_template=_REF)
     return {JSON: {"schema": schema}}

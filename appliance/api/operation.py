@@ -65,7 +65,8 @@ class Operation:
             tenant (collections that show each caller its own part), or in the appliance itself.
         handler: gets a ``dispatch.Call`` and returns the reply; its docstring is the long text.
         body: shape of the JSON request body, or the media types of a raw one.
-        reply: shape of the JSON answer, or the media type of a raw one; ``None`` for no content.
+        reply: shape of the JSON answer (or those it may have), or the media types of a raw one;
+            ``None`` for no content.
         deferred: shape of the JSON answer with status 202 to ``Prefer: respond-async``.
         needs_store: False for the few that answer while the appliance is sealed.
         admin_only: served on the admin socket only.

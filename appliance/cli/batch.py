@@ -46,19 +46,13 @@ def batch() -> None:
     """Tables that a version scores row by row; a restart goes on where it was."""
 
 
-_OPTIONS = (
-    click.argument("name", metavar="TENANT/NAME[:VERSION|@ALIAS]"),
-    click.option(
-        "--data",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="The table: .parquet, .csv, .ndjson or .json.",
-    ),
+PLAN = (
     click.option(
         "--from",
         "taken_from",
         default="",
         metavar="FOLDER/FILE",
-        help="Or where the appliance finds it, see 'batch folders'.",
+        help="The table, where the appliance finds it: see 'batch folders'.",
     ),
     click.option(
         "--to",
@@ -89,6 +83,16 @@ _OPTIONS = (
         help="Most rows of one call.",
     ),
     click.option("--no-carry", is_flag=True, help="Leave the table's columns out."),
+)
+"""The options of ``query_of``, besides ``into``."""
+_OPTIONS = (
+    click.argument("name", metavar="TENANT/NAME[:VERSION|@ALIAS]"),
+    click.option(
+        "--data",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The table: .parquet, .csv, .ndjson or .json.",
+    ),
+    *PLAN,
     click.option(
         "--idempotency-key",
         default="",
@@ -132,7 +136,7 @@ def run(context: Context, /, name: str, data: Path | None, out: Path | None, **p
     """Score a table and fetch the result; what cuts this off, cuts off the waiting only."""
     if out is None and not plan["put_into"]:
         raise click.UsageError("say where the scored table goes: --out FILE, or --to FOLDER/FILE.")
-    into = _format_of(out.name if out else plan["put_into"])
+    into = format_of(out.name if out else plan["put_into"])
     with context.client(timeout_s=following.TIMEOUT_S) as client:
         with context.output.progress("score") as advance:
             document = _submit(client, name, data, {**plan, "into": into}, advance)
@@ -163,7 +167,7 @@ def run(context: Context, /, name: str, data: Path | None, out: Path | None, **p
 def submit(context: Context, /, name: str, data: Path | None, **plan: Any) -> None:
     """Have a table scored, without waiting."""
     named = plan["put_into"]
-    plan["into"] = plan["into"] or (_format_of(named) if named else "parquet")
+    plan["into"] = plan["into"] or (format_of(named) if named else "parquet")
     with (
         context.client(timeout_s=following.TIMEOUT_S) as client,
         context.output.progress("upload") as advance,
@@ -269,6 +273,18 @@ def _submit(
     target = reference(name)
     if (data is None) == (not plan["taken_from"]):
         raise click.UsageError("the table is --data FILE or --from FOLDER/FILE, one of them.")
+    query = query_of(plan)
+    if data is None:
+        sent: dict[str, Any] = {"headers": _wishes(plan)}
+    else:
+        sent = _upload(data, plan, advance)
+    reply = client.request("POST", f"{target.target}/batch", params=query, **sent)
+    document: dict[str, Any] = reply.json()
+    return document
+
+
+def query_of(plan: dict[str, Any]) -> dict[str, Any]:
+    """The query that asks for what these options say."""
     query = {
         "into": plan["into"],
         "form": plan["form"],
@@ -277,14 +293,7 @@ def _submit(
         "carry": "false" if plan["no_carry"] else "true",
     }
     named = {"from": plan["taken_from"], "to": plan["put_into"]}
-    query |= {key: place for key, place in named.items() if place}
-    if data is None:
-        sent: dict[str, Any] = {"headers": _wishes(plan)}
-    else:
-        sent = _upload(data, plan, advance)
-    reply = client.request("POST", f"{target.target}/batch", params=query, **sent)
-    document: dict[str, Any] = reply.json()
-    return document
+    return query | {key: place for key, place in named.items() if place}
 
 
 def _upload(data: Path, plan: dict[str, Any], advance: Advance) -> dict[str, Any]:
@@ -335,7 +344,7 @@ def _extension(name: str) -> str:
     return Path(name).suffix.lower().removeprefix(".")
 
 
-def _format_of(name: str) -> str:
+def format_of(name: str) -> str:
     """The format that a file of this name has."""
     into = {"pq": "parquet", "jsonl": "ndjson"}.get(_extension(name), _extension(name))
     if into not in _INTO:

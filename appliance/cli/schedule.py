@@ -8,9 +8,12 @@ Read next: ``api.native.schedules`` (who answers), ``job`` for what a schedule s
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import click
 
+from appliance.cli import batch, following
 from appliance.cli.client import segment
 from appliance.cli.context import Context, Group, pass_context
 from appliance.cli.model import body_of, reference
@@ -31,6 +34,12 @@ def schedule() -> None:
     """Calls that are submitted as jobs again and again."""
 
 
+def _batch_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(batch.PLAN):
+        command = option(command)
+    return command
+
+
 @schedule.command(
     "create",
     examples=(
@@ -39,6 +48,8 @@ def schedule() -> None:
         'appliance schedule create demo/churn:3 --cron "*/15 * * * mon-fri" --data \'{"n": 1}\'',
         'appliance schedule create demo/churn@champion --cron "30 6 1 * *" --data body.json '
         "--catch-up none",
+        'appliance schedule create demo/churn --cron "0 2 * * *" --from lake/{date}.parquet '
+        "--to lake/scored-{date}.parquet",
     ),
 )
 @click.argument("name", metavar="TENANT/NAME[:VERSION|@ALIAS]")
@@ -46,6 +57,7 @@ def schedule() -> None:
 @click.option("--timezone", default="UTC", show_default=True, help="IANA name of the time zone.")
 @click.option("--data", default="-", show_default=True, help="A file, - for stdin, or JSON itself.")
 @click.option("--content-type", default="application/json", show_default=True)
+@_batch_options
 @click.option(
     "--catch-up",
     type=click.Choice(["one", "none"]),
@@ -58,6 +70,7 @@ def schedule() -> None:
 @pass_context
 def create(
     context: Context,
+    /,
     name: str,
     cron: str,
     timezone: str,
@@ -66,8 +79,12 @@ def create(
     catch_up: str,
     overlap: bool,
     repeatable: bool,
+    **plan: Any,
 ) -> None:
-    """Have a call submitted as a job whenever the cron fields say."""
+    """Have a call submitted as a job whenever the cron fields say, or with --from a batch.
+
+    In --from and --to, {date} and {time} stand for when it was due: 2026-01-31 and 0200.
+    """
     target = reference(name)
     query = {
         "cron": cron,
@@ -80,14 +97,18 @@ def create(
         query["version"] = target.version
     if target.alias:
         query["alias"] = target.alias
+    if plan["taken_from"]:
+        named = plan["put_into"]
+        plan["into"] = batch.format_of(named) if named else "parquet"
+        query |= batch.query_of(plan)
+        sent: dict[str, Any] = {}
+    elif plan["put_into"]:
+        raise click.UsageError("--to is for the output of a table, which --from names.")
+    else:
+        sent = {"content": body_of(data), "headers": {"Content-Type": content_type}}
     with context.client(timeout_s=900) as client:
-        document = client.request(
-            "POST",
-            f"{target.path}/schedules",
-            params=query,
-            content=body_of(data),
-            headers={"Content-Type": content_type},
-        ).json()
+        path = f"{target.path}/schedules"
+        document = client.request("POST", path, params=query, **sent).json()
     place = f"{document['tenant']}/{document['id']}"
     context.output.data(document, f"{place}  next {', '.join(document['next']) or '-'}")
 
@@ -132,13 +153,14 @@ def show(context: Context, name: str) -> None:
         document = client.get(_path(name))
     context.output.table(
         document,
-        document["runs"],
+        [{**run, "made": run["job"] or run["batch"]} for run in document["runs"]],
         (
             ("DUE", "due_at"),
             ("WHAT", "code"),
             ("TIMES", "count"),
             ("BY HAND", "manual"),
-            ("JOB", "job"),
+            ("JOB OR BATCH", "made"),
+            ("STATUS", "status"),
         ),
         empty="nothing was due yet",
     )
@@ -172,12 +194,13 @@ def resume(context: Context, name: str) -> None:
 @click.argument("name", metavar="TENANT/SCHEDULE")
 @pass_context
 def run_now(context: Context, name: str) -> None:
-    """Submit its job once more, now, in your name."""
-    with context.client() as client:
+    """Submit its job or batch once more, now, in your name."""
+    with context.client(timeout_s=following.TIMEOUT_S) as client:
         document = client.send("POST", f"{_path(name)}/run")
     place = f"{document['tenant']}/{document['id']}"
     context.output.data(document, f"{place}  {document['status']}")
-    context.output.say(f"appliance job wait {place}")
+    noun = "batch" if "rows" in document else "job"
+    context.output.say(f"appliance {noun} wait {place}")
 
 
 @schedule.command("rm", examples=("appliance schedule rm demo/sch_0123456789abc",))

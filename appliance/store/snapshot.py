@@ -280,7 +280,7 @@ class Snapshot:
             found.update(blob.id for blob in blobs_of_batch(batch))
         found.update(one.blob.id for one in self._drift.baselines.values() if one.blob)
         for by_id in self._schedules.values():
-            found.update(schedule.body.id for schedule in by_id.values())
+            found.update(schedule.body.id for schedule in by_id.values() if schedule.body)
         for tracking in self._tracking.values():
             found |= tracking.blob_ids()
         return found

@@ -46,11 +46,12 @@ from appliance.records import (
     Parent,
     Route,
 )
-from appliance.standing import Sampling, Schedule, ScheduleRun, Webhook
+from appliance.standing import Sampling, Schedule, ScheduledBatch, ScheduleRun, Webhook
 from appliance.store import Store
 from appliance.store.state import registry_view
 from appliance.traffic import all_to
 
+PLAN = BatchPlan(source="csv", into="csv", form="rows", chunk_rows=1)
 NAMES = st.sampled_from(["a", "b", "c"])
 NUMBERS = st.integers(1, 3)
 PROJECTED = ("tenants", "keys", "models", "versions", "aliases", "routes", "secrets")
@@ -118,10 +119,9 @@ class RegistryMachine(RuleBasedStateMachine):
         tenant_id = self.tenant_id(tenant)
         known = self.registry.snapshot.batches(tenant_id)
         blob = Blob(id="b", size_bytes=1, digest="d")
-        plan = BatchPlan(source="csv", into="csv", form="rows", chunk_rows=1)
         batch = Batch(
             id=clock.new_id("batch"), tenant_id=tenant_id, model_id=self.model_id(tenant, name),
-            number=1, plan=plan, input=blob, columns=(("a", "BIGINT"),), rows=2, created_ns=1,
+            number=1, plan=PLAN, input=blob, columns=(("a", "BIGINT"),), rows=2, created_ns=1,
             created_by=ACTOR,
         )  # fmt: skip
         part = BatchPart(row=0, rows=1, failed=0, names=("p",), blob=blob)
@@ -395,14 +395,17 @@ class RegistryMachine(RuleBasedStateMachine):
             cron="0 2 * * *",
             timezone="UTC",
             content_type="text/plain",
-            body=blob,
+            body=blob if due_ns % 2 else None,
+            batch=None if due_ns % 2 else ScheduledBatch(plan=PLAN, taken_from="lake/{date}.csv"),
             run_as=ACTOR,
             since_ns=0,
             created_ns=1,
             created_by=ACTOR,
         )
         changes = (
-            ScheduleRan(schedule_id=name, run=ScheduleRun(due_ns=due_ns, code="missed")),
+            ScheduleRan(
+                schedule_id=name, run=ScheduleRun(due_ns=due_ns, code="started", batch_id="batch_1")
+            ),
             SchedulePaused(schedule_id=name),
             ScheduleResumed(schedule_id=name, run_as="k", since_ns=due_ns),
             ScheduleStopped(schedule_id=name, reason="key-revoked"),

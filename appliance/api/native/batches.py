@@ -41,6 +41,7 @@ from appliance.records import (
     JOB_ENDS,
     LIVE,
     JobStatus,
+    Manifest,
     Version,
 )
 from appliance.store.announce import BATCH_TYPES
@@ -168,7 +169,7 @@ async def _submit(context: Context, version: Version | None) -> Reply:
     wish = BatchWish(
         principal_id=context.principal.id,
         version=version,
-        plan=_plan(context, version),
+        plan=plan_of(context, version.manifest),
         target=f"{params.get('version', '')}@{params.get('alias', '')}",
         media_type="" if taken_from else context.request.content_type or "",
         idempotency_key=following.idempotency_key(context),
@@ -180,9 +181,13 @@ async def _submit(context: Context, version: Version | None) -> Reply:
     limit = context.node.settings.http.upload_bytes_max
     pieces = context.request.chunks(limit, rate_min=UPLOAD_RATE_MIN)
     batch, is_new = await context.services.batches.submit(wish, None if taken_from else pieces)
+    return taken_on(context, batch, *following.replayed(is_new))
+
+
+def taken_on(context: Context, batch: Batch, *headers: tuple[str, str]) -> Reply:
+    """The answer to who submitted a batch: its document, and where it is."""
     where = ("location", _url(context, batch))
-    headers = (where, *following.replayed(is_new))
-    return json_reply(batch_doc(context, batch), status=202, headers=headers)
+    return json_reply(batch_doc(context, batch), status=202, headers=(where, *headers))
 
 
 def require_folders(context: Context) -> None:
@@ -197,7 +202,8 @@ async def list_folders(context: Context) -> Reply:
     return json_reply(FolderList(items=items))
 
 
-def _plan(context: Context, version: Version) -> BatchPlan:
+def plan_of(context: Context, manifest: Manifest) -> BatchPlan:
+    """How the query of a request wants a table to be scored by a version of this manifest."""
     request = context.request
     source = request.query.get("format", "")
     if source:
@@ -206,7 +212,7 @@ def _plan(context: Context, version: Version) -> BatchPlan:
     return BatchPlan(
         source=source,
         into=_one_of(context, "into", _INTO),
-        form=batch_rows.form_of(version.manifest) if form == "auto" else cast("BatchForm", form),
+        form=batch_rows.form_of(manifest) if form == "auto" else cast("BatchForm", form),
         chunk_rows=request.int_query(
             "chunk_rows", default=_CHUNK_ROWS, low=1, high=_CHUNK_ROWS_MAX
         ),
@@ -346,35 +352,38 @@ def _choice(name: str, doc: str, *known: str) -> Query:
     return Query(name=name, doc=doc, schema={**_TEXT, "enum": [*known], "default": known[0]})
 
 
+PLAN = (
+    Query(
+        name="format",
+        doc="The format of the table, where neither content type nor first bytes say it.",
+        schema={**_TEXT, "enum": [*tables.FORMATS]},
+    ),
+    Query(name="from", doc="Read the table here: FOLDER/path/in/it.", schema=_TEXT),
+    Query(name="to", doc="Write the output here: FOLDER/path/in/it.", schema=_TEXT),
+    _choice("into", "The format of the output.", *_INTO),
+    _choice("form", "How rows are put into a body.", "auto", *batch_rows.FORMS),
+    _choice("carry", "Whether the table's columns are in the output.", "true", "false"),
+    _choice("on_error", "A failing row fails the batch, or is null.", "fail", "null"),
+    Query(
+        name="chunk_rows",
+        doc="Most rows of one call.",
+        schema={
+            "type": "integer",
+            "minimum": 1,
+            "maximum": _CHUNK_ROWS_MAX,
+            "default": _CHUNK_ROWS,
+        },
+    ),
+)
+"""The queries of ``plan_of``, and the two that name files."""
+
 _SUBMIT: dict[str, Any] = {
     "method": "POST",
     "permission": "model:invoke",
     "body": (*tables.MEDIA_TYPES.values(), "application/octet-stream"),
     "reply": BatchDoc,
     "status": 202,
-    "query": (
-        Query(
-            name="format",
-            doc="The format of the table, where neither content type nor first bytes say it.",
-            schema={**_TEXT, "enum": [*tables.FORMATS]},
-        ),
-        Query(name="from", doc="Read the table here: FOLDER/path/in/it.", schema=_TEXT),
-        Query(name="to", doc="Write the output here: FOLDER/path/in/it.", schema=_TEXT),
-        _choice("into", "The format of the output.", *_INTO),
-        _choice("form", "How rows are put into a body.", "auto", *batch_rows.FORMS),
-        _choice("carry", "Whether the table's columns are in the output.", "true", "false"),
-        _choice("on_error", "A failing row fails the batch, or is null.", "fail", "null"),
-        Query(
-            name="chunk_rows",
-            doc="Most rows of one call.",
-            schema={
-                "type": "integer",
-                "minimum": 1,
-                "maximum": _CHUNK_ROWS_MAX,
-                "default": _CHUNK_ROWS,
-            },
-        ),
-    ),
+    "query": PLAN,
     "problems": (
         Gone,
         Malformed,

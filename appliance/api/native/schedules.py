@@ -1,4 +1,4 @@
-"""Schedules: calls with a kept body that are submitted as jobs when they are due.
+"""Schedules: calls with a kept body, or tables in folders, that are submitted when they are due.
 
 Owns: the operations on schedules and their JSON documents.
 Never: decides what is due (``appliance.schedules``), or parses a body: it goes to the model as is.
@@ -14,23 +14,26 @@ from msgspec import Meta
 
 from appliance import clock, wire
 from appliance.api.dispatch import Context
-from appliance.api.native import jobs
+from appliance.api.native import batches, jobs
 from appliance.api.native.models import model_of
 from appliance.api.operation import Operation, Query
 from appliance.api.shapes import Document, Time
+from appliance.batch_records import Batch
 from appliance.errors import (
     DiskFull,
     FieldError,
+    FolderUnavailable,
     Gone,
     InputInvalid,
+    Malformed,
     NotFound,
     QuotaExceeded,
     TooLarge,
     UnsupportedMedia,
 )
-from appliance.records import NAME_PATTERN
+from appliance.records import NAME_PATTERN, Job, Manifest
 from appliance.schedules import Wish
-from appliance.standing import CatchUp, Schedule, ScheduleRun
+from appliance.standing import CatchUp, Schedule, ScheduledBatch, ScheduleRun
 from appliance.store.schedules import head_of_body
 from appliance.timetable import CRON_CHARACTERS_MAX
 from appliance.wire import Reply, json_reply
@@ -50,6 +53,23 @@ class ScheduleRunDoc(Document):
     count: Annotated[int, Meta(description="How many times in a row it stands for.")]
     manual: bool
     job: str | None
+    batch: str | None
+    status: Annotated[
+        str | None, Meta(description="Of its job or batch as it is now, while that is kept.")
+    ]
+    url: Annotated[str | None, Meta(description="Of its job or batch, while that is kept.")]
+
+
+class ScheduledBatchDoc(Document):
+    """A table that is scored each time; `{date}` and `{time}` are of when it was due."""
+
+    taken_from: str
+    put_into: str | None
+    into: str
+    form: str
+    chunk_rows: int
+    carry: bool
+    on_error: str
 
 
 class ScheduleDoc(Document):
@@ -66,6 +86,9 @@ class ScheduleDoc(Document):
     last: ScheduleRunDoc | None
     input_type: str
     input_bytes: int
+    batch: Annotated[
+        ScheduledBatchDoc | None, Meta(description="A table instead of a call with a body.")
+    ]
     catch_up: CatchUp
     overlap: bool
     repeatable: bool
@@ -98,14 +121,17 @@ async def create_schedule(context: Context) -> Reply:
     The body is kept sealed and goes to the model as it came. Jobs are submitted in the name of who
     creates the schedule; once that key is revoked or expired it stops. A body that the version
     would refuse now is refused here.
+
+    With `from` there is no body: each time the table in this file is scored as a batch, in the way
+    the other parameters say; `{date}` and `{time}` in `from` and `to` are of when it was due.
     """
     model = model_of(context)
     query = context.request.query
     context.policy.require(
         context.principal, "model:invoke", tenant_id=context.tenant.id, model=model.name
     )
-    content_type = context.request.content_type or "application/octet-stream"
-    body = await context.request.body(context.node.settings.http.body_bytes_max)
+    wished = _wished_batch(context)
+    content_type = "" if wished else context.request.content_type or "application/octet-stream"
     schedule = await context.services.schedules.create(
         Wish(
             tenant_id=context.tenant.id,
@@ -113,8 +139,9 @@ async def create_schedule(context: Context) -> Reply:
             target=_target(query.get("version", ""), query.get("alias", "")),
             cron=query.get("cron", ""),
             timezone=query.get("timezone", "UTC"),
-            content_type=wire.safe_media_type(content_type),
-            body=body,
+            content_type="" if wished else wire.safe_media_type(content_type),
+            body=await context.request.body(context.node.settings.http.body_bytes_max),
+            batch=wished,
             catch_up=cast("CatchUp", _one_of(query, "catch_up", ("one", "none"))),
             overlaps=_one_of(query, "overlap", ("no", "yes")) == "yes",
             repeatable=_one_of(query, "repeatable", ("no", "yes")) == "yes",
@@ -125,12 +152,31 @@ async def create_schedule(context: Context) -> Reply:
     return json_reply(schedule_doc(context, schedule), status=201, headers=where)
 
 
+def _wished_batch(context: Context) -> ScheduledBatch | None:
+    """The table to score each time, if it is not a call that is wished for."""
+    query = context.request.query
+    taken_from, put_into = query.get("from", ""), query.get("to", "")
+    if not taken_from:
+        if put_into:
+            raise _wrong("to", "where the output of a table goes: 'from' names the table")
+        return None
+    batches.require_folders(context)
+    if context.request.header("content-length") not in ("", "0"):
+        raise Malformed("A schedule keeps a body, or 'from' names a table: not both.")
+    return ScheduledBatch(
+        plan=batches.plan_of(context, Manifest(runtime="", entry="")),
+        taken_from=taken_from,
+        put_into=put_into,
+        is_form_told=query.get("form", "auto") != "auto",
+    )
+
+
 async def show_schedule(context: Context) -> Reply:
     """A schedule with its last twenty runs."""
     schedule = _schedule(context)
     document = schedule_doc(context, schedule)
     members = {name: getattr(document, name) for name in document.__struct_fields__}
-    runs = [_run(one) for one in reversed(schedule.runs)]
+    runs = [_run(context, one) for one in reversed(schedule.runs)]
     return json_reply(ScheduleShown(**members, runs=runs))
 
 
@@ -149,11 +195,13 @@ async def resume_schedule(context: Context) -> Reply:
 
 
 async def run_schedule(context: Context) -> Reply:
-    """Submit the schedule's job once more, now, in the name of who asks."""
+    """Submit the schedule's job or batch once more, now, in the name of who asks."""
     schedule = _schedule(context)
     _require_call(context, schedule)
-    job = await context.services.schedules.run_now(schedule, actor=context.principal.id)
-    return await jobs.taken_on(context, job)
+    made = await context.services.schedules.run_now(schedule, actor=context.principal.id)
+    if isinstance(made, Batch):
+        return batches.taken_on(context, made)
+    return await jobs.taken_on(context, made)
 
 
 async def remove_schedule(context: Context) -> Reply:
@@ -176,6 +224,8 @@ def _require_call(context: Context, schedule: Schedule) -> None:
     context.policy.require(
         context.principal, "model:invoke", tenant_id=context.tenant.id, model=name
     )
+    if schedule.batch is not None:
+        batches.require_folders(context)
 
 
 def _target(version: str, alias: str) -> str:
@@ -212,9 +262,12 @@ def schedule_doc(context: Context, schedule: Schedule) -> ScheduleDoc:
         timezone=schedule.timezone,
         state=f"stopped: {schedule.reason}" if schedule.reason else schedule.state,
         next=[clock.text_from_ns(at) for at in upcoming],
-        last=_run(schedule.runs[-1]) if schedule.runs else None,
+        last=_run(context, schedule.runs[-1]) if schedule.runs else None,
         input_type=schedule.content_type,
-        input_bytes=schedule.body.size_bytes - len(head_of_body(schedule.id)),
+        input_bytes=schedule.body.size_bytes - len(head_of_body(schedule.id))
+        if schedule.body
+        else 0,
+        batch=_batch(schedule.batch) if schedule.batch else None,
         catch_up=schedule.catch_up,
         overlap=schedule.overlaps,
         repeatable=schedule.repeatable,
@@ -224,13 +277,35 @@ def schedule_doc(context: Context, schedule: Schedule) -> ScheduleDoc:
     )
 
 
-def _run(one: ScheduleRun) -> ScheduleRunDoc:
+def _batch(one: ScheduledBatch) -> ScheduledBatchDoc:
+    return ScheduledBatchDoc(
+        taken_from=one.taken_from,
+        put_into=one.put_into or None,
+        into=one.plan.into,
+        form=one.plan.form if one.is_form_told else "auto",
+        chunk_rows=one.plan.chunk_rows,
+        carry=one.plan.carry,
+        on_error=one.plan.on_error,
+    )
+
+
+def _run(context: Context, one: ScheduleRun) -> ScheduleRunDoc:
+    tenant = context.tenant
+    made: Job | Batch | None = None
+    if one.job_id:
+        made = context.snapshot.job(tenant.id, one.job_id)
+    elif one.batch_id:
+        made = context.snapshot.batch(tenant.id, one.batch_id)
+    noun = "jobs" if one.job_id else "batches"
     return ScheduleRunDoc(
         due_at=clock.text_from_ns(one.due_ns),
         code=one.code,
         count=one.count,
         manual=one.is_manual,
         job=one.job_id or None,
+        batch=one.batch_id or None,
+        status=made.status if made else None,
+        url=f"/api/v1/{noun}/{tenant.name}/{made.id}" if made else None,
     )
 
 
@@ -267,8 +342,10 @@ OPERATIONS = (
             Query(name="catch_up", doc="After downtime: one run, or none.", schema=_CATCH_UP),
             Query(name="overlap", doc="Also while the run before goes on.", schema=_FLAG),
             Query(name="repeatable", doc="What a restart cut off runs again.", schema=_FLAG),
+            *batches.PLAN,
         ),
         problems=(
+            Malformed,
             InputInvalid,
             QuotaExceeded,
             Gone,
@@ -308,9 +385,17 @@ OPERATIONS = (
         permission="schedule:set",
         handler=run_schedule,
         summary="Run a schedule now",
-        reply=jobs.JobDoc,
+        reply=(jobs.JobDoc, batches.BatchDoc),
         status=202,
-        problems=(Gone, InputInvalid, TooLarge, QuotaExceeded, DiskFull),
+        problems=(
+            Gone,
+            InputInvalid,
+            TooLarge,
+            UnsupportedMedia,
+            QuotaExceeded,
+            FolderUnavailable,
+            DiskFull,
+        ),
     ),
     Operation(
         method="DELETE",
