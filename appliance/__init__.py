@@ -21,6 +21,7 @@ One process, six parts. Imports point down this list only (checked by ``packagin
     jobs       calls that outlive their request           intake  registrations that do
     batches    tables scored row by row: which is next    batch_scoring  the calls of one
     batch_output  a batch's results as a table, streamed or written to a folder
+    job_log    what a job's model prints, told while it works
     invoke     one call, end to end                       lifecycle  every change of a model
     reservations  sandboxes kept loaded before anybody calls
     tracking   training runs, drafts and their files      artifacts  one file of a version

@@ -32,7 +32,7 @@ from appliance.sandbox.joining import Joining, Sent
 from appliance.sandbox.keeper import Load
 from appliance.sandbox.nesting import Line
 from appliance.sandbox.pool import Pool
-from appliance.sandbox.spec import Calls, Reply, Request, SandboxSpec
+from appliance.sandbox.spec import Calls, Reply, Request, SandboxSpec, Tail
 from appliance.store import Snapshot, Store
 from appliance.store.appended import LATER, Appended
 
@@ -130,9 +130,10 @@ class Via:
     ``route_revision`` is of the route that chose it. ``shadow_of`` is the id of the call whose body
     this one repeats, ``compare`` what says how its reply compares with that one's. ``caller_id`` is
     whose rights calls below this one have, where that is not who it is recorded for. ``under`` is
-    there for a call that a call made. ``replay_of`` is the id of a kept call
-    that this one repeats. ``is_trial`` says that it is made to see what comes of it, with those
-    below it: what it is asked says nothing about what callers ask.
+    there for a call that a call made. ``replay_of`` is the id of a kept call that this one repeats.
+    ``is_trial`` says that it is made to see what comes of it, with those below it: what it is asked
+    says nothing about what callers ask. ``tail`` is told what is printed meanwhile, where the call
+    has its sandbox for itself.
     """
 
     route_revision: int = 0
@@ -142,6 +143,7 @@ class Via:
     caller_id: str = ""
     under: Under | None = None
     is_trial: bool = False
+    tail: Tail | None = None
 
 
 DIRECT = Via()
@@ -293,6 +295,7 @@ class Invoker:
             body=body,
             timeout_ms=self._time_ms(version, via),
             reply_bytes_max=min(limits.reply_bytes_max, self._settings.reply_bytes_max),
+            tail=via.tail,
         )
 
     async def close_open_intents(self) -> int:

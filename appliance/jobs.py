@@ -22,7 +22,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
-from appliance import clock, config
+from appliance import clock, config, job_log
 from appliance.errors import (
     ApplianceError,
     AuditUnavailable,
@@ -406,14 +406,15 @@ class Jobs:
         body = b"".join([p async for p in self._store.blobs.read(job.tenant_id, job.input.id)])
         await self._change(job, lambda: [JobStarted(job_id=job.id)], job.created_by)
         self._followers.tell(job.id)
-        outcome = await self._invoker.run(
-            principal_id=job.created_by,
-            request_id=job.id,
-            version=version,
-            content_type=job.content_type,
-            body=(asked := body[len(head_of(job.id)) :]),
-            via=Via(route_revision=job.route_revision),
-        )
+        async with job_log.following(self._store, job) as tail:
+            outcome = await self._invoker.run(
+                principal_id=job.created_by,
+                request_id=job.id,
+                version=version,
+                content_type=job.content_type,
+                body=(asked := body[len(head_of(job.id)) :]),
+                via=Via(route_revision=job.route_revision, tail=tail),
+            )
         head = head_of(job.id, is_output=True)
         output = await self._write(job.tenant_id, head, outcome.reply)
         exchange = Exchange(

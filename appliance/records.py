@@ -501,6 +501,15 @@ class JobEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Printed:
+    """Lines a job's model printed, a sealed blob; ``first`` of them is counted from 0."""
+
+    first: int
+    lines: int
+    blob: Blob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A call that outlives its request; its payloads are sealed blobs that begin with ``id``.
 
@@ -508,7 +517,7 @@ class Job:
     the caller's, ``""`` for none, ``request_digest`` keyed (HMAC) over all that was asked.
     ``route_revision`` is of the route that chose the version, 0 for none. ``webhook`` is where its
     caller wants to be told of it, ``webhook_events`` of what. ``scheduled_by`` is the schedule that
-    submitted it, ``""`` for none.
+    submitted it, ``""`` for none. ``printed`` is there where its webhook is told of logs.
     """
 
     id: str
@@ -530,6 +539,7 @@ class Job:
     started_ns: int = 0
     ended_ns: int = 0
     end: JobEnd | None = None
+    printed: tuple[Printed, ...] = ()
 
 
 EgressProtocol = Literal["any", "connect", "http", "tcp"]

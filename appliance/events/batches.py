@@ -20,6 +20,7 @@ class BatchQueued(Event):
 
     KIND: ClassVar[str] = "batch.queued"
     SEALED: ClassVar[bool] = True
+    HIDDEN: ClassVar[tuple[tuple[str, ...], ...]] = (("batch", "webhook"),)
     batch: Batch
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from appliance.events.base import Event
-from appliance.records import Job, JobEnd, Merged
+from appliance.records import Job, JobEnd, Merged, Printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,16 @@ class JobStarted(Event):
 
     KIND: ClassVar[str] = "job.started"
     job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPrinted(Event):
+    """The model of a job printed these lines; its webhook is to be told of them."""
+
+    KIND: ClassVar[str] = "job.printed"
+    SEALED: ClassVar[bool] = True
+    job_id: str
+    printed: Printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

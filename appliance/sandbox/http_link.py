@@ -102,10 +102,16 @@ class HttpLink(Link):
             headers = []
         loop = asyncio.get_running_loop()
         started = loop.time()
-        answer = await self._unless_lost(
-            self._exchange("POST", self._serving.path, headers, body, request.reply_bytes_max)
-        )
-        compute_us = int((loop.time() - started) * 1e6)
+        self.logs.tap = request.tail
+        try:
+            answer = await self._unless_lost(
+                self._exchange("POST", self._serving.path, headers, body, request.reply_bytes_max)
+            )
+            compute_us = int((loop.time() - started) * 1e6)
+            if request.tail is not None:
+                await self.settle_logs((request.timeout_ms / 1000 - compute_us / 1e6) / 2)
+        finally:
+            self.logs.tap = None
         content_type = answer.headers.get("content-type", "application/octet-stream")
         data = _content(answer)
         if self._serving.protocol == "cog":

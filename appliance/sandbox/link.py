@@ -32,7 +32,7 @@ from appliance.sandbox.frames import (
     frame,
     read_header,
 )
-from appliance.sandbox.spec import Batch, Reply, Request
+from appliance.sandbox.spec import Batch, Reply, Request, Tail
 
 CHUNK_BYTES_MAX = 1024 * 1024
 LOG_BYTES_MAX = 64 * 1024
@@ -63,9 +63,13 @@ class LogTail:
         self._partial: dict[str, str] = {}
         self._bytes = 0
         self._left_out = 0
+        self.tap: Tail | None = None
+        """Who is told the same for a while."""
 
     def add(self, stream: str, data: bytes, dropped: int) -> None:
         """Append a piece of output; ``dropped`` bytes before it never arrived."""
+        if self.tap is not None:
+            self.tap.add(stream, data, dropped)
         if dropped > 0:
             self._left_out += min(dropped, 1 << 60)
             self._partial.pop(stream, None)
@@ -88,6 +92,15 @@ class LogTail:
             gone = len(self._lines.popleft()) + 1
             self._bytes -= gone
             self._left_out += gone
+
+    def take(self, *, is_over: bool = False) -> tuple[str, ...]:
+        """The tail since the last time; a line without an end stays, unless all ``is_over``."""
+        partial = {} if is_over else self._partial
+        self._partial = self._partial if is_over else {}
+        found = self.lines()
+        self._lines.clear()
+        self._partial, self._bytes, self._left_out = partial, 0, 0
+        return found
 
     def lines(self) -> tuple[str, ...]:
         """The tail, oldest first; the first line says how much is missing before it."""
@@ -256,10 +269,15 @@ class Link:
         if request.calls is not None:
             exchange.desk = CallDesk(request.id, request.calls, self._say)
             header["calls"] = exchange.desk.limits
+        self.logs.tap, began = request.tail, asyncio.get_running_loop().time()
         try:
             await self._send(frame(header, len(request.body)), memoryview(request.body))
             answer, body = await exchange.done
+            if request.tail is not None:
+                took_s = asyncio.get_running_loop().time() - began
+                await self.settle_logs(min(0.5, (request.timeout_ms / 1000 - took_s) / 2))
         finally:
+            self.logs.tap = None
             self._open = None
             if exchange.desk is not None:
                 exchange.desk.close()

@@ -168,11 +168,20 @@ class Calls(Protocol):
         ...
 
 
+class Tail(Protocol):
+    """Who is told what a sandbox prints."""
+
+    def add(self, stream: str, data: bytes, dropped: int) -> None:
+        """A piece of output; ``dropped`` bytes before it never arrived. Returns at once."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One call as the runner sees it; ``id`` is chosen by the host and never reused.
 
     ``calls`` makes the calls of a version that declares some, and is there for such versions only.
+    ``tail`` is told what is printed meanwhile, where the sandbox has no other call.
     """
 
     id: str
@@ -181,6 +190,7 @@ class Request:
     timeout_ms: int
     reply_bytes_max: int
     calls: Calls | None = field(default=None, compare=False)
+    tail: Tail | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from appliance.events import (
     DriftRecovered,
     Event,
     JobEnded,
+    JobPrinted,
     JobStarted,
     KeyCreated,
     KeyRevoked,
@@ -93,7 +94,7 @@ def announced(
         if type(event) in _TABLE:
             told = _TABLE[type(event)](event, now, tenant_id)
             found += [_queued(hook, told, now) for hook in webhooks if told[0] in hook.events]
-        if isinstance(event, JobStarted | JobEnded):
+        if isinstance(event, JobStarted | JobPrinted | JobEnded):
             found += _of_job(event, now, tenant_id, webhooks)
         elif isinstance(event, BatchStarted | BatchAdvanced | BatchEnded):
             found += _of_batch(event, now, tenant_id, webhooks)
@@ -102,7 +103,7 @@ def announced(
 
 def _is_told_of(event: Event, before: Snapshot, tenant_id: str) -> bool:
     if not isinstance(event, BatchAdvanced):
-        return type(event) in _TABLE or type(event) is JobStarted
+        return type(event) in _TABLE or isinstance(event, JobStarted | JobPrinted)
     batch = before.batch(tenant_id, event.batch_id)
     if batch is None:
         return False
@@ -132,7 +133,10 @@ def _queued(webhook: Webhook, told: Told, now: Snapshot) -> DeliveryQueued:
 
 
 def _of_job(
-    event: JobStarted | JobEnded, now: Snapshot, tenant_id: str, webhooks: Sequence[Webhook]
+    event: JobStarted | JobPrinted | JobEnded,
+    now: Snapshot,
+    tenant_id: str,
+    webhooks: Sequence[Webhook],
 ) -> list[Event]:
     """What the job's own webhook is told, signed with the tenant's secret for that."""
     job = now.job(tenant_id, event.job_id)
@@ -141,6 +145,8 @@ def _of_job(
         return []
     if isinstance(event, JobStarted):
         wanted = ["start"] if job.attempts == 1 else []
+    elif isinstance(event, JobPrinted):
+        wanted = ["logs"]
     else:
         wanted = [
             name
@@ -152,6 +158,8 @@ def _of_job(
             if is_there
         ]
     data = _job_data(job, now)
+    if isinstance(event, JobPrinted):
+        data |= {"first_line": event.printed.first, "lines": event.printed.lines}
     told = [(f"job.{name}", data, job.id) for name in wanted if name in job.webhook_events]
     return [
         DeliveryQueued(delivery=delivery_of(signing, one, now, url=job.webhook)) for one in told

@@ -13,11 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from appliance.events import Event, JobEnded, JobQueued, JobRequeued, JobsRemoved, JobStarted
+from appliance.events import (
+    Event,
+    JobEnded,
+    JobPrinted,
+    JobQueued,
+    JobRequeued,
+    JobsRemoved,
+    JobStarted,
+)
 from appliance.records import Blob, Job
 
 JOB_EVENTS: dict[str, type[Event]] = {
-    cls.KIND: cls for cls in (JobQueued, JobStarted, JobRequeued, JobEnded, JobsRemoved)
+    cls.KIND: cls for cls in (JobQueued, JobStarted, JobPrinted, JobRequeued, JobEnded, JobsRemoved)
 }
 _INPUT, _OUTPUT = b"i", b"o"
 
@@ -25,6 +33,11 @@ _INPUT, _OUTPUT = b"i", b"o"
 def head_of(job_id: str, *, is_output: bool = False) -> bytes:
     """What a payload of this job begins with."""
     return job_id.encode() + (_OUTPUT if is_output else _INPUT)
+
+
+def head_of_printed(job_id: str, first: int) -> bytes:
+    """What the lines that a job printed, from this one on, begin with."""
+    return f"{job_id}l{first:012d}".encode()
 
 
 def apply_job(jobs: Mapping[str, Job], event: Event, time_ns: int) -> dict[str, Job]:
@@ -42,6 +55,9 @@ def apply_job(jobs: Mapping[str, Job], event: Event, time_ns: int) -> dict[str, 
             found[job_id] = replace(
                 job, status="processing", attempts=job.attempts + 1, started_ns=time_ns
             )
+        case JobPrinted(job_id=job_id, printed=printed):
+            job = found[job_id]
+            found[job_id] = replace(job, printed=(*job.printed, printed))
         case JobRequeued(job_id=job_id):
             found[job_id] = replace(found[job_id], status="starting", started_ns=0)
         case JobEnded(job_id=job_id, end=end):
@@ -55,5 +71,6 @@ def apply_job(jobs: Mapping[str, Job], event: Event, time_ns: int) -> dict[str, 
 
 
 def blobs_of(job: Job) -> tuple[Blob, ...]:
-    """The payloads a job has: its input and, when it has one, its output."""
-    return (job.input, job.end.output) if job.end and job.end.output else (job.input,)
+    """The payloads a job has: its input, what it printed and, when it has one, its output."""
+    output = (job.end.output,) if job.end and job.end.output else ()
+    return (job.input, *(one.blob for one in job.printed), *output)

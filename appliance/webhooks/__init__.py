@@ -46,10 +46,11 @@ from appliance.events import (
     WebhookDisabled,
     WebhookEnabled,
 )
+from appliance.records import Job
 from appliance.standing import Delivery, Webhook
 from appliance.store import Store
 from appliance.store.announce import TEST, TYPES, delivery_of
-from appliance.store.jobs import head_of
+from appliance.store.jobs import head_of, head_of_printed
 from appliance.webhooks import message
 from appliance.webhooks.post import Answer, post, trust_of
 
@@ -470,10 +471,11 @@ class Webhooks:
         job = snapshot.job(delivery.tenant_id, delivery.job_id) if delivery.job_id else None
         end = job.end if job else None
         if delivery.type == "job.logs":
-            return {
-                **delivery.data,
-                "logs": list((end.problem or {}).get("stderr", []) if end else []),
-            }
+            first = delivery.data.get("first_line")
+            if job is not None and first is not None:
+                return {**delivery.data, "logs": await self._printed(job, first)}
+            kept = (end.problem or {}).get("stderr", []) if end else []
+            return {**delivery.data, "first_line": None, "lines": len(kept), "logs": list(kept)}
         if not wants_output:
             return delivery.data
         found: dict[str, Any] = {"output": None, "output_type": None, "output_bytes": None}
@@ -487,10 +489,20 @@ class Webhooks:
                 )
         return {**delivery.data, **found}
 
+    async def _printed(self, job: Job, first: int) -> Any:
+        """The lines that a job printed from one on; ``None`` if they were deleted meanwhile."""
+        head = len(head_of_printed(job.id, first))
+        for one in job.printed:
+            if one.first == first:
+                return await self._read(job.tenant_id, one.blob.id, head, _TEXTS[0])
+        return None
+
     async def _output(self, tenant_id: str, blob_id: str, job_id: str, kind: str) -> Any:
-        skipped = len(head_of(job_id, is_output=True))
+        return await self._read(tenant_id, blob_id, len(head_of(job_id, is_output=True)), kind)
+
+    async def _read(self, tenant_id: str, blob_id: str, offset: int, kind: str) -> Any:
         try:
-            pieces = self._store.blobs.read(tenant_id, blob_id, offset=skipped)
+            pieces = self._store.blobs.read(tenant_id, blob_id, offset=offset)
             text = b"".join([piece async for piece in pieces])
             return msgspec.json.decode(text) if kind == _TEXTS[0] else text.decode()
         except (ApplianceError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):

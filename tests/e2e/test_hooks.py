@@ -15,6 +15,22 @@ from running import ECHO_MODEL, RunningAppliance
 
 pytestmark = pytest.mark.podman
 
+TALKS = {
+    "appliance.toml": b'runtime = "python3.11"\nentry = "model:Model"\n',
+    "model.py": (
+        b"import time\n"
+        b"class Model:\n"
+        b"    def __init__(self, path): pass\n"
+        b"    def predict(self, inputs):\n"
+        b"        print('begun', flush=True)\n"
+        b"        time.sleep(1.5)\n"
+        b"        print('halfway', flush=True)\n"
+        b"        time.sleep(1.5)\n"
+        b"        print('done', flush=True)\n"
+        b"        return inputs\n"
+    ),
+}
+
 
 class Heard(BaseHTTPRequestHandler):
     got: list[tuple[dict[str, str], bytes]]
@@ -106,6 +122,26 @@ def test_a_run_by_hand_is_told_of_with_its_output(
     assert sorted(one["echo"]["n"] for one in outputs) == [1, 2]
     assert {one["data"].get("scheduled_by") for one in told} == {None, place.split("/")[1]}
 
+    assert appliance.push(secret, "acme/talks", TALKS).status_code == 201
+    before = len(got)
+    job = typed(
+        appliance, "job", "submit", "acme/talks", "--data", "1", "--webhook", f"{url}/logs",
+        "--webhook-event", "logs",
+    ).split()[0]  # fmt: skip
+    typed(appliance, "job", "wait", job)
+    lines: list[str] = []
+    deadline = time.monotonic() + 60
+    while len(lines) < 3:
+        assert time.monotonic() < deadline, got[before:]
+        time.sleep(0.05)
+        parts = [json.loads(body)["data"] for _, body in got[before:] if b"job.logs" in body]
+        parts = list({one["first_line"]: one for one in parts}.values())
+        lines = [
+            line for one in sorted(parts, key=lambda p: p["first_line"]) for line in one["logs"]
+        ]
+    assert lines == ["begun", "halfway", "done"]
+    assert len(parts) > 1  # not all of it at the end
+
     assert typed(appliance, "schedule", "pause", place).split()[1] == "paused"
     assert typed(appliance, "schedule", "resume", place).split()[1] == "active"
     typed(appliance, "schedule", "rm", place)
@@ -114,7 +150,7 @@ def test_a_run_by_hand_is_told_of_with_its_output(
     assert "off: command" in typed(appliance, "webhook", "disable", "acme", hook)
     assert " on" in typed(appliance, "webhook", "enable", "acme", hook)
     shown = typed(appliance, "webhook", "show", "acme", hook)
-    assert shown.count("job.completed") == 2
+    assert shown.count("job.completed") == 3
     typed(appliance, "webhook", "rm", "acme", hook)
     assert hook not in typed(appliance, "webhook", "list", "acme")
     kinds = typed(appliance, "audit", "list", "--tenant", "acme", "--kind", "delivery.*")

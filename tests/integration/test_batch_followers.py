@@ -198,6 +198,9 @@ async def test_webhooks_are_told_of_batches_by_tenths_and_a_batch_may_have_its_o
             Webhook_Events_Filter="completed",
         )
         assert batch["webhook"] == hears.origin
+        page = (await client.get("/api/v1/audit", params={"kind": "batch.queued"})).text
+        assert batch["id"] in page
+        assert "secret=1" not in page
         await ended(client, batch)
         async with asyncio.timeout(60):
             while not (own := [one for one in hears.got if one.path.startswith("/own")]):
