@@ -278,6 +278,10 @@ class Webhooks:
             )
             return [DeliveryQueued(delivery=fresh)]
 
+        known = self._store.registry.snapshot.delivery(webhook.tenant_id, delivery_id)
+        attempt = self._attempts.get(delivery_id)
+        if known is not None and known.code and attempt is not None:
+            await asyncio.wait([attempt])  # how it ended is on record: it is about to let go
         await self._change(webhook.tenant_id, webhook.id, make, actor)
         self._wake.set()
         found = self._store.registry.snapshot.delivery(webhook.tenant_id, delivery_id)
