@@ -9,6 +9,7 @@ import pytest
 from appliance import config, manifest, provision
 from appliance.errors import ManifestInvalid
 from appliance.records import Artifact, Batching, Blob, Version
+from appliance.sandbox.runtimes import RUNTIMES
 
 GOOD = b"""\
 runtime = "python3.11"
@@ -69,6 +70,16 @@ def test_an_image_does_not_have_its_calls_joined() -> None:
     with pytest.raises(ManifestInvalid) as caught:
         manifest.parse({"appliance.toml": text}, ["triton"])
     assert "appliance.toml:3: batch:" in caught.value.detail
+
+
+def test_models_of_every_language_may_declare_calls_and_images_may_not() -> None:
+    for name, language in RUNTIMES.items():
+        if not language.is_compiler:
+            text = f'runtime = "{name}"\nentry = "{language.entry_example}"\ncalls = ["a@live"]\n'
+            assert manifest.parse({"appliance.toml": text.encode()}).calls == ("a@live",)
+    with pytest.raises(ManifestInvalid, match="triton makes no calls; these do: cpp, java17") as no:
+        manifest.parse({"appliance.toml": b'runtime = "triton"\ncalls = ["a"]\n'}, ["triton"])
+    assert no.value.fields[0].pointer == "appliance.toml:2"
 
 
 def test_the_audit_is_strict_unless_it_may_overlap() -> None:
