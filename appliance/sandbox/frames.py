@@ -8,7 +8,6 @@ Read next: ``PROTOCOL.md`` (the contract).
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import struct
 from typing import Any
@@ -76,6 +75,7 @@ class Header(msgspec.Struct):
     target: str = ""
 
 
+_header_to_bytes = msgspec.json.Encoder().encode
 _header_from_bytes = msgspec.json.Decoder(Header).decode
 
 
@@ -90,7 +90,7 @@ def clean(text: str, characters_max: int = DETAIL_MAX) -> str:
 
 def frame(header: dict[str, Any], body_bytes: int = 0) -> bytes:
     """The bytes of a frame up to its body."""
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = _header_to_bytes(header)
     return _PREFIX.pack(len(text), body_bytes) + text
 
 

@@ -42,6 +42,7 @@ LOG_FRAMES_PER_S = 64
 NAMES_BYTES_MAX = 64 * 1024
 NAMES_MAX = 4096
 _READ_LIMIT = 256 * 1024
+_JOIN_BYTES_MAX = 64 * 1024
 _PEER = struct.Struct("3i")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(?:\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,11}")
 
@@ -369,6 +370,9 @@ class Link:
     async def _send(self, *parts: bytes | memoryview) -> None:
         writer = self._writers["runner"]
         try:
+            # A runner that wakes for a header only has to be woken again for the body.
+            if len(parts) > 1 and sum(map(len, parts)) <= _JOIN_BYTES_MAX:
+                parts = (b"".join(parts),)
             for part in parts:
                 writer.write(part)
             await writer.drain()

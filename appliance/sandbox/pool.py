@@ -5,7 +5,7 @@ Never: talks to Podman or the runner; sees a tenant's name.
 Read next: ``executor`` (what it drives), ``zygotes`` (what is ready before it is asked for),
 ``keeper`` (reservations, and the regular look at what waits).
 
-A call becomes a waiter, served in turn (``waiting.in_turn``): by an idle sandbox of its version,
+A call becomes a waiter, served in turn (``waiting.Waiting``): by an idle sandbox of its version,
 else by the right to make one (if need be by ending an idle sandbox of another version), else when a
 sandbox is freed.
 A waiter whose own version is at its cap does not hold up those behind it. A sandbox that is idle
@@ -40,7 +40,7 @@ from appliance.sandbox.keeper import Keeper, Load, Pace, free_bytes_min
 from appliance.sandbox.lease import Lease
 from appliance.sandbox.nesting import Holders, Line
 from appliance.sandbox.spec import ReservationInfo, SandboxInfo, SandboxSpec
-from appliance.sandbox.waiting import IN_VAIN, Entry, Grant, Waiter, in_turn, is_in_vain
+from appliance.sandbox.waiting import IN_VAIN, Entry, Grant, Waiter, Waiting, is_in_vain
 from appliance.sandbox.zygotes import Zygotes
 
 _LOG = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Pool:
         )
         self._entries: dict[str, Entry] = {}
         self._counts: dict[str, int] = {}  # sandboxes of a version, those being made included
-        self._waiters: list[Waiter] = []
+        self._waiters = Waiting()
         self._holders = Holders(self._instances_max)
         self._lent: Counter[str] = Counter()  # sandboxes granted to waiters, by tenant
         self._gpus_awaited = False  # somebody ahead in the queue waits for GPUs
@@ -263,36 +263,42 @@ class Pool:
             raise Draining("The appliance is shutting down.")
         if refusal := self._executor.places.refusal(spec.resources):
             raise GpuLost(refusal, hint="appliance gpu list")
-        key = spec.version_key
-        self._waiters.append(waiter)
+        self._waiters.add(waiter)
         self._dispatch()
         if waiter.grant.done():
             return waiter.grant.result()
-        if sum(w.spec.version_key == key for w in self._waiters) > self._settings.queue_max:
-            self._waiters.remove(waiter)
+        if self._waiters.of(spec.version_key) > self._settings.queue_max:
+            self._waiters.discard(waiter)
             raise CapacityExhausted(
                 f"{self._settings.queue_max} calls already wait for this version."
             )
         self._require_hope(waiter)
-        due = asyncio.get_running_loop().time() + self._settings.queue_timeout_s
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._settings.queue_timeout_s
+        is_late = deadline is not None and deadline < due
+        due = due if deadline is None else min(due, deadline)
+        timer = loop.call_at(due, self._give_up, waiter, is_late)
         try:
-            async with asyncio.timeout_at(due if deadline is None else min(due, deadline)):
-                return await waiter.grant
-        except TimeoutError as error:
-            self._withdraw(waiter)
-            if deadline is not None and deadline < due:
-                raise DeadlinePassed("The call's deadline passed while it waited.") from error
-            raise CapacityExhausted(
-                f"No sandbox became free within {self._settings.queue_timeout_s} s."
-            ) from error
+            return await waiter.grant
         except asyncio.CancelledError:
             self._withdraw(waiter)
             raise
+        finally:
+            timer.cancel()
+
+    def _give_up(self, waiter: Waiter, is_late: bool) -> None:
+        """A waiter has waited long enough, or its call is late."""
+        if not waiter.grant.done():
+            within = f"No sandbox became free within {self._settings.queue_timeout_s} s."
+            late = "The call's deadline passed while it waited."
+            waiter.grant.set_exception(
+                DeadlinePassed(late) if is_late else CapacityExhausted(within)
+            )
+            self._withdraw(waiter)
 
     def _withdraw(self, waiter: Waiter) -> None:
         """A waiter gives up; a grant that came at the same moment goes to the next."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+        if self._waiters.discard(waiter):
             self._dispatch()  # it may have held up those behind it
         elif waiter.grant.done() and not waiter.grant.cancelled():
             if waiter.grant.exception() is not None:
@@ -328,14 +334,16 @@ class Pool:
     def _dispatch(self) -> None:
         """Serve every waiter that can be served now, each in its turn."""
         self._gpus_awaited = False
-        for waiter in in_turn(self._waiters, self._lent):
-            is_next = not waiter.grant.done() and self._holders.may_have(waiter.line)
-            grant = self._grant(waiter.spec) if is_next else None
+        for waiter in self._waiters.in_turn(self._lent):
+            if waiter.grant.done():
+                self._waiters.discard(waiter)
+                continue
+            grant = self._grant(waiter.spec) if self._holders.may_have(waiter.line) else None
             if grant is not None:
                 self._holders.begin(waiter.line)
                 self._lent[waiter.spec.tenant_id] += 1
                 waiter.grant.set_result(grant)
-        self._waiters = [waiter for waiter in self._waiters if not waiter.grant.done()]
+                self._waiters.discard(waiter)
 
     def _require_hope(self, waiter: Waiter) -> None:
         """Return unless a call below others waits for what is held by calls that wait."""
@@ -343,7 +351,7 @@ class Pool:
         full = {key for key, count in self._counts.items() if count >= self._per_version_max}
         every = (self._waiters, self._entries.values(), self._counts, self._holders)
         if is_in_vain(waiter, *every, full=full, is_full=is_full):
-            self._waiters.remove(waiter)
+            self._waiters.discard(waiter)
             raise CapacityExhausted(IN_VAIN, hint="have IT raise sandbox.instances_max")
 
     def _grant(self, spec: SandboxSpec) -> Grant | None:
@@ -598,3 +606,4 @@ class Pool:
         if not task.cancelled() and (error := task.exception()) is not None:
             detail = error.detail if isinstance(error, ApplianceError) else repr(error)
             _LOG.error("ending a sandbox failed: %s", detail)
+

@@ -58,14 +58,14 @@ class Calls:
         self.sending = threading.RLock()
         self.gate = threading.Condition()
         self.is_reading = False
-        self.frames: list[tuple[dict[str, Any], bytearray]] = []
-        self.answers: dict[str, tuple[dict[str, Any], bytearray] | None] = {}
+        self.frames: list[tuple[dict[str, Any], bytes | bytearray]] = []
+        self.answers: dict[str, tuple[dict[str, Any], bytes | bytearray] | None] = {}
         self.request = ""
         self.body_bytes_max = 0
         self.free = threading.Semaphore(0)
         self.count = 0
 
-    def receive(self) -> tuple[dict[str, Any], bytearray]:
+    def receive(self) -> tuple[dict[str, Any], bytes | bytearray]:
         """The next frame that is no answer to a call, for the runner's own loop."""
         with self.gate:
             self.answers.clear()
@@ -108,7 +108,7 @@ class Calls:
                         self.sort(*frame)
                     self.gate.notify_all()
 
-    def sort(self, header: dict[str, Any], body: bytearray) -> None:
+    def sort(self, header: dict[str, Any], body: bytes | bytearray) -> None:
         """Put a frame where it is waited for; an answer that nobody waits for is dropped."""
         if header.get("type") not in ("RETURN", "ERR"):
             self.frames.append((header, body))
@@ -137,7 +137,7 @@ class Calls:
 
     def exchange(
         self, target: str, content_type: str, body: bytes
-    ) -> tuple[dict[str, Any], bytearray]:
+    ) -> tuple[dict[str, Any], bytes | bytearray]:
         """Send a CALL and wait for its answer."""
         if len(body) > self.body_bytes_max and self.request:
             raise CallFailed(f"The body is over {self.body_bytes_max} bytes.", "too-large", 413)
@@ -158,15 +158,15 @@ class Calls:
                 self.write({**header, "content_type": content_type[:256]}, body)
             return self.answered(ident)
 
-    def answered(self, ident: str) -> tuple[dict[str, Any], bytearray]:
+    def answered(self, ident: str) -> tuple[dict[str, Any], bytes | bytearray]:
         """The answer to an open call."""
-        gone = ({"type": "ERR", "detail": "The request was answered.", "status": 0}, bytearray())
+        gone = ({"type": "ERR", "detail": "The request was answered.", "status": 0}, b"")
 
         def take() -> Any:
             return self.answers.get(ident, gone)
 
         try:
-            found: tuple[dict[str, Any], bytearray] = self.wait(take)
+            found: tuple[dict[str, Any], bytes | bytearray] = self.wait(take)
             return found
         finally:
             with self.gate:

@@ -87,7 +87,7 @@ def listed(value: Any) -> Any:
 class Call:
     """One caller's call."""
 
-    def __init__(self, place: int, body: bytearray) -> None:
+    def __init__(self, place: int, body: bytes | bytearray) -> None:
         """Number ``place`` of its batch."""
         self.place = place
         self.body = body
@@ -191,7 +191,7 @@ class Joiner:
         self.content_type = ""
         self.reply_max = 0
 
-    def answer(self, header: dict[str, Any], body: bytearray) -> None:
+    def answer(self, header: dict[str, Any], body: bytes | bytearray) -> None:
         """Answer every call of one frame."""
         self.ident, self.group = header["id"], 0
         self.content_type, self.reply_max = header["content_type"], header["reply_bytes_max"]

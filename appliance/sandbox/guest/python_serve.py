@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFIX = struct.Struct(">IQ")
 NAMES_BYTES = 60 * 1024
+HELD_BYTES = 64 * 1024
 DESCRIBE = "application/vnd.appliance.describe+json"
 PATIENT_GC = (100_000, 50, 50)
 """Garbage collector thresholds while packages are imported: it takes a quarter of that time."""
@@ -86,19 +87,34 @@ class Channel:
             site.main()
         self.link = link
         self.json = Json()
+        self.held = b""
 
-    def read(self, size: int) -> bytearray:
-        """Exactly ``size`` bytes; ends the process when the appliance is gone."""
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            got = self.link.recv_into(view)
+    def read(self, size: int) -> bytes | bytearray:
+        """Exactly ``size`` bytes; ends the process when the appliance is gone.
+
+        Takes what has arrived in one go: a small frame costs one system call.
+        """
+        held = self.held
+        while len(held) < size <= HELD_BYTES:
+            got = self.link.recv(HELD_BYTES)
             if not got:
                 os._exit(0)
-            view = view[got:]
+            held = held + got if held else got
+        if size <= len(held):
+            self.held = held[size:]
+            return held[:size]
+        data = bytearray(size)
+        data[: len(held)] = held
+        self.held = b""
+        view = memoryview(data)[len(held) :]
+        while view:
+            count = self.link.recv_into(view)
+            if not count:
+                os._exit(0)
+            view = view[count:]
         return data
 
-    def receive(self) -> tuple[dict[str, Any], bytearray]:
+    def receive(self) -> tuple[dict[str, Any], bytes | bytearray]:
         """The next frame's header and body."""
         header_bytes, body_bytes = PREFIX.unpack(self.read(PREFIX.size))
         header = self.json.loads(self.read(header_bytes).decode())
@@ -107,8 +123,11 @@ class Channel:
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
         """Send one frame."""
         text = self.json.dumps(header).encode()
-        self.link.sendall(PREFIX.pack(len(text), len(body)) + text)
-        if body:
+        head = PREFIX.pack(len(text), len(body)) + text
+        if len(body) <= HELD_BYTES:
+            self.link.sendall(head + body)
+        else:
+            self.link.sendall(head)
             self.link.sendall(body)
 
 
@@ -261,7 +280,7 @@ def refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def inputs_from_body(json: Json, content_type: str, body: bytearray) -> Any:
+def inputs_from_body(json: Json, content_type: str, body: bytes | bytearray) -> Any:
     """What ``predict`` gets: parsed JSON, text, or the bytes themselves."""
     media = content_type.partition(";")[0].strip().lower()
     try:
@@ -448,7 +467,7 @@ class Runner:
             self.channel.send({**members, "compute_us": spent_us}, reply)
             del reply, body
 
-    def import_ahead(self, header: dict[str, Any], body: bytearray) -> None:
+    def import_ahead(self, header: dict[str, Any], body: bytes | bytearray) -> None:
         """Import what a model will need before there is one; what does not import is left out."""
         sys.path[:0] = [part for part in (header.get("deps"),) if part]
         normal = gc.get_threshold()
@@ -499,13 +518,13 @@ class Runner:
                 if name.partition(".")[0] in own:
                     sys.modules.pop(name, None)
 
-    def batch(self, header: dict[str, Any], body: bytearray) -> None:
+    def batch(self, header: dict[str, Any], body: bytes | bytearray) -> None:
         """Several calls in one frame."""
         if self.joiner is None:
             self.joiner = helper("joining").Joiner(self.channel, self.predict, globals())
         self.joiner.answer(header, body)
 
-    def call(self, header: dict[str, Any], body: bytearray) -> tuple[str, bytes]:
+    def call(self, header: dict[str, Any], body: bytes | bytearray) -> tuple[str, bytes]:
         """One call of the model."""
         if self.predict is None:
             raise Fault("entry", "No model is loaded.")
