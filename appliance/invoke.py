@@ -255,6 +255,22 @@ class Invoker:
         course = _Course(call_id=request_id, principal_id=principal_id, via=via)
         course.root = _root_of(request_id, version, via)
         course.deadline = None if wait_s is None else asyncio.get_running_loop().time() + wait_s
+        self._store.ledger.under_way += 1
+        try:
+            return await self._recorded(course, version, content_type, body, on_hangup)
+        finally:
+            self._store.ledger.under_way -= 1
+
+    async def _recorded(
+        self,
+        course: _Course,
+        version: Version,
+        content_type: str,
+        body: bytes,
+        on_hangup: Hangup,
+    ) -> Outcome:
+        """A call that may be made, from its intent to its outcome."""
+        via = course.via
         await self._intend(course, version, body)
         task = asyncio.current_task()
         on_hangup(lambda: task.cancel() if task and course.is_waiting else None)
@@ -441,7 +457,7 @@ class Invoker:
         timeout_ms = self._time_ms(version, via)
         if request.calls is not None:
             request.calls.deadline_ns = clock.monotonic_ns() + timeout_ms * 1_000_000
-        return replace(request, timeout_ms=timeout_ms)
+        return request if request.timeout_ms == timeout_ms else replace(request, timeout_ms=timeout_ms)
 
     def _prepared(self, snapshot: Snapshot, version: Version) -> _Prepared:
         """What a version needs to run by what is in force; the same as long as nothing changes.

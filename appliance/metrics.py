@@ -8,10 +8,14 @@ Read next: ``api.health`` (serves the text), ``invoke`` and ``api.dispatch`` (re
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -52,25 +56,22 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=True)
-        self._calls = Counter(
-            "appliance_calls", "Model calls by outcome code.", ("code",), registry=self._registry
-        )
+        self._calls = _Count("appliance_calls", "Model calls by outcome code.", ("code",))
         self._cold = Counter(
             "appliance_cold_starts", "Calls that had to wait for a new sandbox.",
             registry=self._registry,
         )  # fmt: skip
-        self._call_seconds = Histogram(
+        self._call_seconds = _Seconds(
             "appliance_call_seconds", "Duration of model calls, admission to recorded outcome.",
-            ("start",), buckets=_SECONDS, registry=self._registry,
+            ("start",),
         )  # fmt: skip
-        self._requests = Counter(
+        self._requests = _Count(
             "appliance_requests", "HTTP requests by operation and status.",
-            ("operation", "status"), registry=self._registry,
+            ("operation", "status"),
         )  # fmt: skip
-        self._request_seconds = Histogram(
-            "appliance_request_seconds", "Duration of HTTP requests, first byte to last.",
-            buckets=_SECONDS, registry=self._registry,
-        )  # fmt: skip
+        self._request_seconds = _Seconds(
+            "appliance_request_seconds", "Duration of HTTP requests, first byte to last."
+        )
         self._crashes = Counter(
             "appliance_incidents", "Requests that ended in an internal error.",
             registry=self._registry,
@@ -96,16 +97,17 @@ class Metrics:
             name: Gauge(f"appliance_{name}", text, registry=self._registry)
             for name, text in GAUGES.items()
         }
-
-        # Looking a child up costs more than counting; the labels come from closed lists.
-        self._calls_of = functools.cache(self._calls.labels)
-        self._call_seconds_of = functools.cache(self._call_seconds.labels)
-        self._requests_of = functools.cache(self._requests.labels)
+        self._in_flight = 0
+        for each in (
+            self._calls, self._call_seconds, self._requests, self._request_seconds,
+            self._queue_seconds,
+        ):  # fmt: skip
+            self._registry.register(each)
 
     def _count_batches(self) -> None:
-        self._queue_seconds = Histogram(
+        self._queue_seconds = _Seconds(
             "appliance_call_queue_seconds", "Time calls waited for a sandbox, without its start.",
-            buckets=(0.0001, 0.00025, 0.0005, *_SECONDS), registry=self._registry,
+            buckets=(0.0001, 0.00025, 0.0005, *_SECONDS),
         )  # fmt: skip
         self._batch_rows = Histogram(
             "appliance_batch_rows", "Rows in one call of a model that takes joined calls.",
@@ -157,14 +159,14 @@ class Metrics:
             queue_us: microseconds of it that it waited for a sandbox.
         """
         self._queue_seconds.observe(queue_us / 1e6)
-        self._calls_of(code).inc()
-        self._call_seconds_of("cold" if cold else "warm").observe(total_us / 1e6)
+        self._calls.inc(code)
+        self._call_seconds.observe(total_us / 1e6, "cold" if cold else "warm")
         if cold:
             self._cold.inc()
 
     def request_ended(self, *, operation: str, status: int, total_us: int) -> None:
         """Count an answered HTTP request; ``operation`` is an operation id or ``unmatched``."""
-        self._requests_of(operation, str(status)).inc()
+        self._requests.inc(operation, str(status))
         self._request_seconds.observe(total_us / 1e6)
 
     def egress_decided(self, *, allowed: bool) -> None:
@@ -194,8 +196,67 @@ class Metrics:
 
     def add_in_flight(self, step: int) -> None:
         """Count a request in (+1) or out (-1)."""
-        self._gauges["http_in_flight"].inc(step)
+        self._in_flight += step
 
     def text(self) -> bytes:
         """The exposition, in ``CONTENT_TYPE``."""
+        self.set_gauge("http_in_flight", self._in_flight)
         return generate_latest(self._registry)
+
+
+class _Count(Collector):
+    """A counter for what happens with every call: the library's locks cost more than counting.
+
+    For the event loop's thread; a scrape only reads.
+    """
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        self._about = (name, text)
+        self._labels = labels
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def inc(self, *labels: str) -> None:
+        self._counts[labels] = self._counts.get(labels, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(*self._about, labels=self._labels)
+        for labels, count in list(self._counts.items()):
+            family.add_metric(labels, count)
+        yield family
+
+
+class _Seconds(Collector):
+    """A histogram of durations, for the same reason and the same thread."""
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...] = (),
+        buckets: tuple[float, ...] = _SECONDS,
+    ) -> None:
+        self._about = (name, text)
+        self._labels = labels
+        self._bounds = buckets
+        self._names = [floatToGoString(bound) for bound in (*buckets, float("inf"))]
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        if not labels:
+            self._begin(())
+
+    def _begin(self, labels: tuple[str, ...]) -> list[int]:
+        self._sums[labels] = 0.0
+        self._counts[labels] = [0] * len(self._names)
+        return self._counts[labels]
+
+    def observe(self, seconds: float, *labels: str) -> None:
+        counts = self._counts.get(labels) or self._begin(labels)
+        counts[bisect_left(self._bounds, seconds)] += 1
+        self._sums[labels] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(*self._about, labels=self._labels)
+        for labels, counts in list(self._counts.items()):
+            sums = zip(self._names, accumulate(counts), strict=True)
+            family.add_metric(labels, list(sums), self._sums[labels])
+        yield family

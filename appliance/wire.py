@@ -140,28 +140,29 @@ class Request:
             UnsupportedMedia: it is compressed.
         """
         require_length(self.headers, limit_bytes, codings)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.body_timeout_s
-        received = 0
-        while True:
-            extra = received / rate_min if rate_min else 0.0
-            try:
-                async with asyncio.timeout_at(deadline + extra):
-                    message = await self.receive()
-            except TimeoutError:
-                raise BodyTimeout(
-                    f"The body did not arrive within {self.body_timeout_s:g} s."
-                ) from None
-            if message["type"] == "http.disconnect":
-                raise Malformed("The connection ended before the whole body arrived.")
-            piece = message.get("body", b"")
+        started = asyncio.get_running_loop().time()
+        received, is_last = 0, False
+        while not is_last:
+            extra_s = received / rate_min if rate_min else 0.0
+            piece, is_last = await self._piece(started + self.body_timeout_s + extra_s)
             received += len(piece)
             if received > limit_bytes:
                 raise too_large(limit_bytes)
             if piece:
                 yield piece
-            if not message.get("more_body", False):
-                return
+
+    async def _piece(self, deadline: float) -> tuple[bytes, bool]:
+        """What came of the body, and whether that is the last of it."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await self.receive()
+        except TimeoutError:
+            raise BodyTimeout(
+                f"The body did not arrive within {self.body_timeout_s:g} s."
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise Malformed("The connection ended before the whole body arrived.")
+        return message.get("body", b""), not message.get("more_body", False)
 
     async def body(self, limit_bytes: int, *, codings: tuple[str, ...] = ()) -> bytes:
         """The whole body; raises like ``chunks``.
@@ -173,11 +174,20 @@ class Request:
         Raises:
             CapacityExhausted: there is no memory for it now; besides what ``chunks`` raises.
         """
-        pieces = []
-        async for piece in self.chunks(limit_bytes, codings=codings):
-            self.hold.add(len(piece))
-            pieces.append(piece)
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        require_length(self.headers, limit_bytes, codings)
+        deadline = asyncio.get_running_loop().time() + self.body_timeout_s
+        body, is_last = await self._piece(deadline)
+        self.hold.add(len(body))
+        if not is_last:
+            pieces, received = [body], len(body)
+            while not is_last and received <= limit_bytes:
+                piece, is_last = await self._piece(deadline)
+                self.hold.add(len(piece))
+                received += len(piece)
+                pieces.append(piece)
+            body = b"".join(pieces)
+        if len(body) > limit_bytes:
+            raise too_large(limit_bytes)
         coding = self.header("content-encoding").strip().lower()
         if coding in ("", "identity"):
             return body

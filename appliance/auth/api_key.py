@@ -40,6 +40,7 @@ _CHECK_LENGTH = 6
 _FORM = re.compile(rf"{PREFIX}_([0-9A-Za-z]{{9}})_([0-9A-Za-z]{{43}})([0-9A-Za-z]{{6}})", re.ASCII)
 _IN_QUERY = re.compile(rf"(?:^|[=&?%]|3D){PREFIX}_", re.IGNORECASE)
 _NO_MAC = "0" * 64
+_KNOWN_MAX = 4096
 
 
 class Keys(Protocol):
@@ -100,9 +101,14 @@ class ApiKeyScheme:
     """
 
     def __init__(self, pepper: bytes, keys: Callable[[], Keys]) -> None:
-        """``keys`` returns the snapshot in force, so that a revoked key is refused at once."""
+        """``keys`` returns the snapshot in force, so that a revoked key is refused at once.
+
+        A key that was found good is known by the digest of its text as long as its record is the
+        very same object: any change to it has it looked up again.
+        """
         self._pepper = pepper
         self._keys = keys
+        self._known: dict[bytes, tuple[ApiKey, Principal]] = {}
 
     def identify(self, presented: Presented) -> Principal | None:
         """The key's principal, ``None`` if no Authorization header came.
@@ -128,22 +134,38 @@ class ApiKeyScheme:
         return self._check(text.strip(" "))
 
     def _check(self, text: str) -> Principal:
+        keys = self._keys()
+        digest = hashlib.sha256(text.encode()).digest()
+        known = self._known.get(digest)
+        if known is not None and keys.key(known[0].id) is known[0]:
+            key, principal = known
+        else:
+            key, principal = self._looked_up(text, keys)
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[digest] = (key, principal)
+        # What can end a key besides its own record is looked at every time.
+        if key.revoked_ns or clock.now_ns() >= key.expires_ns:
+            raise unauthenticated()
+        if key.tenant_id and keys.tenant_by_id(key.tenant_id) is None:
+            raise unauthenticated()
+        return principal
+
+    def _looked_up(self, text: str, keys: Keys) -> tuple[ApiKey, Principal]:
+        """The key a text is the secret of; kept under the digest of the text, if it is one."""
         match = _FORM.fullmatch(text)
         if match is None or not hmac.compare_digest(
             _checksum(text[:-_CHECK_LENGTH]), match.group(3)
         ):
             raise unauthenticated()
         key_id, secret = match.group(1), match.group(2)
-        keys = self._keys()
         key = keys.key(key_id)
         # The same work for unknown ids: the answer's timing must not tell which ids exist.
         expected = key.mac if key is not None else _NO_MAC
         is_right = hmac.compare_digest(_mac(self._pepper, key_id, secret), expected)
-        if key is None or not is_right or key.revoked_ns or clock.now_ns() >= key.expires_ns:
+        if key is None or not is_right:
             raise unauthenticated()
-        if key.tenant_id and keys.tenant_by_id(key.tenant_id) is None:
-            raise unauthenticated()
-        return Principal(
+        principal = Principal(
             id=key.id,
             kind="api-key",
             role=key.role,
@@ -151,6 +173,7 @@ class ApiKeyScheme:
             name=key.name,
             scopes=key.scopes,
         )
+        return key, principal
 
 
 def _key_of_basic(text: str) -> str:

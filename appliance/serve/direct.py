@@ -21,8 +21,8 @@ from wsgiref.handlers import format_date_time
 
 from appliance import clock
 from appliance.serve import strict
-from appliance.serve.framing import HEAD_END, Chunks, Head, Length, parsed
-from appliance.serve.strict import Refused, Timers, require_strict_head
+from appliance.serve.framing import HEAD_END, Asked, Chunks, Length, asked_from_head
+from appliance.serve.strict import Refused, Timers
 from appliance.wire import HANGUP
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class _Exchange:
     def __init__(self, line: Direct, scope: dict[str, Any], body: Length | Chunks) -> None:
         self.scope = scope
         self.body = body
-        self.is_kept = scope["http_version"] == "1.1"
+        self.is_kept = True
         self.expects_continue = False
         self.is_answered = False
         self.has_started = False
@@ -183,6 +183,8 @@ class Direct(asyncio.Protocol):
         self._transport: Any = None
         self._buffer = bytearray()
         self._searched = 0
+        self._head = b""
+        self._asked: Asked | None = None
         self._exchange: _Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._base: dict[str, Any] = {}
@@ -387,39 +389,18 @@ class Direct(asyncio.Protocol):
         head = bytes(buffer[: match.end()])
         del buffer[: match.end()]
         self._searched = 0
-        require_strict_head(head)
-        self._begin(*parsed(head))
+        if head != self._head:  # most callers ask the same again
+            self._head, self._asked = head, asked_from_head(head)
+        assert self._asked is not None  # noqa: S101
+        self._begin(self._asked)
         return True
 
-    def _begin(self, method: str, version: str, head: Head) -> None:
-        headers = dict(head.headers)
-        body: Length | Chunks
-        coding = headers.get(b"transfer-encoding")
-        if coding is not None:
-            if coding.strip().lower() != b"chunked":
-                raise Refused("unknown transfer coding")
-            body = Chunks()
-        else:
-            length = headers.get(b"content-length", b"0").strip()
-            if len(length) > 18:
-                raise Refused("Content-Length is too large")
-            body = Length(int(length))
-        raw_path, _, query = head.target.partition(b"?")
-        scope = {
-            **self._base,
-            "http_version": version,
-            "method": method,
-            "path": raw_path.decode("latin-1"),
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": head.headers,
-        }
-        exchange = self._exchange = _Exchange(self, scope, body)
+    def _begin(self, asked: Asked) -> None:
+        scope = self._base | asked.scope
+        exchange = self._exchange = _Exchange(self, scope, asked.body())
         scope["extensions"] = {HANGUP: exchange.hangups.append}
-        if b"close" in headers.get(b"connection", b"").lower():
-            exchange.is_kept = False
-        expected = headers.get(b"expect", b"").lower() == b"100-continue"
-        exchange.expects_continue = expected and version == "1.1"
+        exchange.is_kept = asked.is_kept
+        exchange.expects_continue = asked.expects_continue
         self._deadline = None
         self._task = self._loop.create_task(self._answer(exchange))
 

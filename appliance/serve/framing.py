@@ -1,6 +1,6 @@
 """Where a request ends: its head, read by llhttp, and its body, counted or cut from chunks.
 
-Owns: ``Head``, the two kinds of body, and ``parsed``.
+Owns: ``Asked``, what a head asks for, and the two kinds of body.
 Never: holds a connection.
 Read next: ``strict`` (what a head has to pass first), ``direct`` (who asks).
 """
@@ -8,6 +8,8 @@ Read next: ``strict`` (what a head has to pass first), ``direct`` (who asks).
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Any
 
 import httptools
 
@@ -19,7 +21,7 @@ _CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*")
 
 
-class Head:
+class _Head:
     """What llhttp found in a head."""
 
     def __init__(self) -> None:
@@ -123,13 +125,32 @@ class Chunks:
         return True
 
 
-def parsed(head: bytes) -> tuple[str, str, Head]:
-    """Method, version and what else llhttp finds in a head.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a head asks for. ``scope`` has the members of the ASGI scope that are in it.
+
+    ``length_bytes`` is of the body, ``None`` where it comes in chunks.
+    """
+
+    scope: dict[str, Any]
+    length_bytes: int | None
+    is_kept: bool
+    expects_continue: bool
+
+    def body(self) -> Length | Chunks:
+        """Its body, of which nothing was read."""
+        return Chunks() if self.length_bytes is None else Length(self.length_bytes)
+
+
+def asked_from_head(head: bytes) -> Asked:
+    """What a head asks for; the same bytes always ask for the same.
 
     Raises:
-        Refused: it finds an error, or something that only a proxy would be sent.
+        Refused: it breaks a rule of ``strict``, llhttp finds an error, or only a proxy would be
+            sent it.
     """
-    found = Head()
+    require_strict_head(head)
+    found = _Head()
     parser = httptools.HttpRequestParser(found)
     try:
         parser.feed_data(head)
@@ -138,8 +159,35 @@ def parsed(head: bytes) -> tuple[str, str, Head]:
     except httptools.HttpParserError as error:
         raise Refused(str(error)) from error
     method, version = parser.get_method(), parser.get_http_version()
-    names = [name for name, _ in found.headers]
-    require_strict_request(method, found.target, version.encode(), names)
-    if version == "1.1" and b"host" not in names:
+    headers = dict(found.headers)
+    require_strict_request(method, found.target, version.encode(), list(headers))
+    if version == "1.1" and b"host" not in headers:
         raise Refused("no Host")
-    return method.decode("ascii"), version, found
+    raw_path, _, query = found.target.partition(b"?")
+    is_closed = b"close" in headers.get(b"connection", b"").lower()
+    return Asked(
+        scope={
+            "http_version": version,
+            "method": method.decode("ascii"),
+            "path": raw_path.decode("latin-1"),
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": tuple(found.headers),
+        },
+        length_bytes=_length_of(headers),
+        is_kept=version == "1.1" and not is_closed,
+        expects_continue=version == "1.1"
+        and headers.get(b"expect", b"").lower() == b"100-continue",
+    )
+
+
+def _length_of(headers: dict[bytes, bytes]) -> int | None:
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None:
+        if coding.strip().lower() != b"chunked":
+            raise Refused("unknown transfer coding")
+        return None
+    length = headers.get(b"content-length", b"0").strip()
+    if len(length) > 18:
+        raise Refused("Content-Length is too large")
+    return int(length)

@@ -48,6 +48,8 @@ _LOG = logging.getLogger(__name__)
 _FRAME_RECORDS = 2048
 _FRAME_BYTES = 4 * 1024 * 1024
 _ANCHOR_PERIOD_S = 1.0
+_TURNS_MAX = 8
+_CALLS_PER_TURN = 4
 _HEAD = struct.Struct(">QQ32s")  # a frame's head without its signature
 
 
@@ -78,6 +80,8 @@ class Ledger(Reader):
         self.boot = clock.new_id("boot")
         self.state: Literal["ok", "failed"] = "ok"
         self.dropped = 0
+        self.under_way = 0
+        """Calls that will append again; set by who runs them."""
         super().__init__(data_dir / "ledger", key, keyring)
         self.anchor = data_dir / "anchor"
         self.signer = signer
@@ -87,6 +91,7 @@ class Ledger(Reader):
         self._is_low = False
         self._pending = 0
         self._queue: queue.SimpleQueue[Appended | None] = queue.SimpleQueue()
+        self._gathered: list[Appended] = []
         self._fd: int | None = None
         self._segment_digest = b""
         self._segment_key: AESGCM | None = None
@@ -207,8 +212,9 @@ class Ledger(Reader):
 
     async def close(self) -> None:
         """Write what waits and the last anchor, then stop."""
-        self._queue.put(None)
         self._stop.set()
+        self._hand_over(0)
+        self._queue.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         self._threads.clear()
@@ -328,7 +334,7 @@ class Ledger(Reader):
         item.after = after
         item.fill(events, self._keyring, self.boot, tenant_id, actor, obj)
         self._pending += len(item.tails)
-        self._queue.put(item)
+        self._gather(item)
         return item
 
     def append_later(
@@ -350,7 +356,27 @@ class Ledger(Reader):
             self.dropped += 1
             return
         self._pending += 1
-        self._queue.put(item)
+        self._gather(item)
+
+    def _gather(self, item: Appended) -> None:
+        """Leave an item to the writer, in the company of others where they are to be expected.
+
+        A frame costs a signature and a sync whatever it holds. Where many calls are under way, each
+        turn of the event loop brings further items; where the loop has nothing to do, those turns
+        take no time.
+        """
+        self._gathered.append(item)
+        if len(self._gathered) == 1:
+            self._hand_over(min(_TURNS_MAX, self.under_way // _CALLS_PER_TURN))
+
+    def _hand_over(self, turns: int) -> None:
+        """Give the writer what was gathered, after so many turns of the event loop."""
+        if turns and self._loop is not None and not self._stop.is_set():
+            self._loop.call_soon(self._hand_over, turns - 1)
+        else:
+            for item in self._gathered:
+                self._queue.put(item)
+            self._gathered.clear()
 
     def _admit(self, events: tuple[Event, ...]) -> None:
         if self.state != "ok" or self._stop.is_set():
