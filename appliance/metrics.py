@@ -15,7 +15,6 @@ from itertools import accumulate
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -238,7 +237,7 @@ class _Seconds(Collector):
         self._about = (name, text)
         self._labels = labels
         self._bounds = buckets
-        self._names = [floatToGoString(bound) for bound in (*buckets, float("inf"))]
+        self._names = [*(str(float(bound)) for bound in buckets), "+Inf"]
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
         if not labels:

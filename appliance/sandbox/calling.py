@@ -21,7 +21,6 @@ _LOG = logging.getLogger(__name__)
 _IDENT = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,255}")
 _TARGET_MAX = 140
-_PIECE_BYTES = 256 * 1024
 DETAIL_MAX = 1500
 
 Say = Callable[[dict[str, Any], bytes], Awaitable[None]]
@@ -50,6 +49,7 @@ class CallDesk:
         self._say = say
         self._open: dict[str, asyncio.Task[None]] = {}
         self._frames = 0
+        self._is_closed = False
 
     @property
     def limits(self) -> dict[str, int]:
@@ -59,8 +59,8 @@ class CallDesk:
             "body_bytes_max": self._calls.body_bytes_max,
         }
 
-    async def take(self, reader: asyncio.StreamReader, header: CallHeader, body_bytes: int) -> None:
-        """Read the rest of a CALL and begin it; its answer is sent when there is one.
+    def admit(self, header: CallHeader, body_bytes: int) -> Callable[[bytes], object] | None:
+        """What to do with the body of a CALL, ``None`` where it is refused and read past.
 
         Raises:
             BadCall: it is none of ours, or one too many; the sandbox is not to be kept.
@@ -76,35 +76,37 @@ class CallDesk:
             raise BadCall("a CALL whose target or content type is out of bounds")
         if body_bytes > self._calls.body_bytes_max:
             raise BadCall("the body of a CALL is over its cap")
-        body, problem = await self._body(reader, body_bytes)
+        problem = self._refused(body_bytes)
+        if problem is not None:
+            self._begin(header, b"", problem)
+            return None
+        return lambda body: self._begin(header, body, None)
+
+    def _begin(self, header: CallHeader, body: bytes, problem: ApplianceError | None) -> None:
+        if self._is_closed:
+            return
         asked = Asked(target=header.target, content_type=header.content_type, body=body)
-        task = asyncio.create_task(self._serve(header.id, asked, problem))
-        self._open[header.id] = task
-        task.add_done_callback(lambda _: self._open.pop(header.id, None))
+        ident = header.id
+        task = asyncio.create_task(self._serve(ident, asked, problem))
+        self._open[ident] = task
+        task.add_done_callback(lambda _: self._open.pop(ident, None))
 
     def close(self) -> None:
         """The REQ is over: what is still open is given up, and nobody is told."""
+        self._is_closed = True
         for task in self._open.values():
             task.cancel()
 
-    async def _body(
-        self, reader: asyncio.StreamReader, size: int
-    ) -> tuple[bytes, ApplianceError | None]:
-        """The body; or nothing, and why it was read past."""
-        problem: ApplianceError | None = None
+    def _refused(self, size: int) -> ApplianceError | None:
+        """Why a CALL of this size is not made, if it is not."""
         if len(self._open) >= self._calls.parallel_max:
             most = self._calls.parallel_max
-            problem = CallLimitReached(f"{most} calls are open at once, which is the most.")
-        else:
-            try:
-                self._calls.hold(size)
-            except ApplianceError as error:
-                problem = error
-        if problem is None:
-            return (await reader.readexactly(size) if size else b""), None
-        while size:
-            size -= len(await reader.readexactly(min(size, _PIECE_BYTES)))
-        return b"", problem
+            return CallLimitReached(f"{most} calls are open at once, which is the most.")
+        try:
+            self._calls.hold(size)
+        except ApplianceError as error:
+            return error
+        return None
 
     async def _serve(self, ident: str, asked: Asked, problem: ApplianceError | None) -> None:
         try:

@@ -291,9 +291,8 @@ class PodmanSandbox:
         self._state = "busy"
         self._calls += 1
         try:
-            async with asyncio.timeout(request.timeout_ms / 1000):
-                await self._brake.thaw()
-                reply = await self.link.request(request)
+            await self._brake.thaw()
+            reply = await self.link.request(request)
         except TimeoutError as error:
             await self._killed()
             raise endings.late_call(request.timeout_ms, self.stderr_tail()) from error

@@ -1,13 +1,12 @@
 """Frames of the runner link: their bytes, their headers, and what a guest's words become.
 
 Owns: the codec, the members a guest's header may have, cleaned texts.
-Never: holds a connection, or decides what may arrive when (``link``, ``batches``).
+Never: holds a connection (``connection``), or decides what may arrive when (``link``, ``batches``).
 Read next: ``PROTOCOL.md`` (the contract).
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import struct
 from typing import Any
@@ -17,7 +16,7 @@ import msgspec
 PROTO = 1
 HEADER_BYTES_MAX = 16 * 1024
 DETAIL_MAX = 2000
-_PREFIX = struct.Struct(">IQ")
+PREFIX = struct.Struct(">IQ")
 CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,255}")
 
 
@@ -75,8 +74,8 @@ class Header(msgspec.Struct):
     target: str = ""
 
 
-_header_to_bytes = msgspec.json.Encoder().encode
-_header_from_bytes = msgspec.json.Decoder(Header).decode
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Header).decode
 
 
 def clean(text: str, characters_max: int = DETAIL_MAX) -> str:
@@ -90,18 +89,18 @@ def clean(text: str, characters_max: int = DETAIL_MAX) -> str:
 
 def frame(header: dict[str, Any], body_bytes: int = 0) -> bytes:
     """The bytes of a frame up to its body."""
-    text = _header_to_bytes(header)
-    return _PREFIX.pack(len(text), body_bytes) + text
+    text = _encode(header)
+    return PREFIX.pack(len(text), body_bytes) + text
 
 
-async def read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:
-    """The next frame's header and the length of its body, which is still unread."""
-    header_bytes, body_bytes = _PREFIX.unpack(await reader.readexactly(_PREFIX.size))
-    if not 2 <= header_bytes <= HEADER_BYTES_MAX:
-        raise LinkLost("a frame header's length is out of bounds")
-    text = await reader.readexactly(header_bytes)
+def header_from_bytes(text: bytes) -> Header:
+    """The header of a frame.
+
+    Raises:
+        LinkLost: it is none.
+    """
     try:
-        return _header_from_bytes(text), body_bytes
+        return _decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise LinkLost("a frame header is not a JSON object of known members") from error
 

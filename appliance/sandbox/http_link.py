@@ -92,8 +92,12 @@ class HttpLink(Link):
         """One call by the image's protocol.
 
         Raises:
-            LinkLost, GuestFault, ReplyOverCap.
+            LinkLost, GuestFault, ReplyOverCap; TimeoutError: ``timeout_ms`` passed.
         """
+        async with asyncio.timeout(request.timeout_ms / 1000):
+            return await self._asked(request)
+
+    async def _asked(self, request: Request) -> Reply:
         body, is_wrapped = request.body, False
         if self._serving.protocol == "cog":
             body, is_wrapped = cog_body(request.body)

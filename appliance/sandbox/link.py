@@ -2,8 +2,8 @@
 
 Owns: the two connections of a sandbox, what may arrive when, the tail of its logs.
 Never: starts or kills anything, knows Podman; believes a length, a name or a claim of the guest.
-Read next: ``PROTOCOL.md`` (the contract), ``frames``, ``batches``, ``container`` (who turns
-``LinkLost`` into a problem).
+Read next: ``PROTOCOL.md`` (the contract), ``connection``, ``frames``, ``batches``, ``container``
+(who turns ``LinkLost`` into a problem).
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import os
 import re
-import socket
-import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 from appliance.sandbox.batches import Faulted, OpenBatch, OpenBatches, header_of
 from appliance.sandbox.calling import BadCall, CallDesk
+from appliance.sandbox.connection import GuestConnection, Take
 from appliance.sandbox.frames import (
     CONTENT_TYPE,
     PROTO,
@@ -30,7 +29,6 @@ from appliance.sandbox.frames import (
     clean,
     fault_from_header,
     frame,
-    read_header,
 )
 from appliance.sandbox.spec import Batch, Reply, Request, Tail
 
@@ -41,9 +39,6 @@ LOG_BYTES_PER_S = 1024 * 1024
 LOG_FRAMES_PER_S = 64
 NAMES_BYTES_MAX = 64 * 1024
 NAMES_MAX = 4096
-_READ_LIMIT = 256 * 1024
-_JOIN_BYTES_MAX = 64 * 1024
-_PEER = struct.Struct("3i")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(?:\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,11}")
 
 Sink = Callable[[bytes], Awaitable[None]]
@@ -111,19 +106,19 @@ class LogTail:
 
 
 class _Bucket:
-    """A token bucket in log frames and bytes; ``pay`` sleeps when it is empty."""
+    """A token bucket in log frames and bytes."""
 
     def __init__(self) -> None:
         self._debt_s = 0.0
         self._at = 0.0
 
-    async def pay(self, size_bytes: int) -> None:
+    def pay(self, size_bytes: int) -> float:
+        """How many seconds nothing more may be read after a frame of this size."""
         now = asyncio.get_running_loop().time()
         self._debt_s = max(0.0, self._debt_s - (now - self._at))
         self._at = now
         self._debt_s += max(1 / LOG_FRAMES_PER_S, size_bytes / LOG_BYTES_PER_S)
-        if self._debt_s > 0.5:  # half a second of burst
-            await asyncio.sleep(self._debt_s - 0.5)
+        return max(0.0, self._debt_s - 0.5)  # half a second of burst
 
 
 class _Open:
@@ -161,7 +156,9 @@ class Link:
         self._server: asyncio.Server | None = None
         self._uid = -1
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: dict[str, asyncio.StreamWriter] = {}
+        self._connections: set[GuestConnection] = set()
+        self._by_role: dict[str, GuestConnection] = {}
+        self._buckets: dict[str, _Bucket] = {}
         self._accepted = 0
         self._hello = asyncio.Event()
         self._open: _Open | None = None
@@ -180,12 +177,12 @@ class Link:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             short = f"/proc/self/fd/{folder}/{path.name}"
-            self._server = await asyncio.start_unix_server(
-                self._connected, short, limit=_READ_LIMIT, backlog=4
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                lambda: GuestConnection(self), short, backlog=4
             )
         finally:
             os.close(folder)
-        os.chmod(path, 0o666)  # noqa: S103 - the container's user is another one; see _connected
+        os.chmod(path, 0o666)  # noqa: S103 - the container's user is another one; see connected
 
     @property
     def is_greeted(self) -> bool:
@@ -256,7 +253,7 @@ class Link:
         """Send REQ, wait for RES.
 
         Raises:
-            LinkLost, GuestFault, ReplyOverCap.
+            LinkLost, GuestFault, ReplyOverCap; TimeoutError: ``timeout_ms`` passed.
         """
         exchange = self._begin(
             _Open(ident=request.id, answer="RES", body_bytes_max=request.reply_bytes_max)
@@ -270,14 +267,16 @@ class Link:
         if request.calls is not None:
             exchange.desk = CallDesk(request.id, request.calls, self._say)
             header["calls"] = exchange.desk.limits
-        self.logs.tap, began = request.tail, asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        self.logs.tap, due = request.tail, loop.time() + request.timeout_ms / 1000
+        timer = loop.call_at(due, exchange.fail, TimeoutError())
         try:
             await self._send(frame(header, len(request.body)), memoryview(request.body))
             answer, body = await exchange.done
             if request.tail is not None:
-                took_s = asyncio.get_running_loop().time() - began
-                await self.settle_logs(min(0.5, (request.timeout_ms / 1000 - took_s) / 2))
+                await self.settle_logs(min(0.5, (due - loop.time()) / 2))
         finally:
+            timer.cancel()
             self.logs.tap = None
             self._open = None
             if exchange.desk is not None:
@@ -326,13 +325,13 @@ class Link:
 
     async def settle_logs(self, timeout_s: float = 0.5) -> None:
         """Have the monitor send what the model printed so far; gives up after the timeout."""
-        writer = self._writers.get("monitor")
-        if writer is None or self._pong is not None or self.monitor_lost.is_set():
+        monitor = self._by_role.get("monitor")
+        if monitor is None or self._pong is not None or self.monitor_lost.is_set():
             return
         self._pong = _Open(ident="logs", answer="PONG", body_bytes_max=0)
         try:
             async with asyncio.timeout(timeout_s):
-                writer.write(frame({"type": "PING", "id": "logs"}))
+                monitor.write(frame({"type": "PING", "id": "logs"}))
                 await self._pong.done
         except (TimeoutError, LinkLost, OSError):
             pass
@@ -347,8 +346,8 @@ class Link:
         """Close sockets and end the reading tasks; idempotent."""
         self._lose("")
         await self._stop_listening()
-        for writer in self._writers.values():
-            writer.transport.abort()
+        for connection in self._connections:
+            connection.abort()
         tasks = [t for t in self._tasks if t is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -368,20 +367,23 @@ class Link:
         return exchange
 
     async def _send(self, *parts: bytes | memoryview) -> None:
-        writer = self._writers["runner"]
-        try:
-            # A runner that wakes for a header only has to be woken again for the body.
-            if len(parts) > 1 and sum(map(len, parts)) <= _JOIN_BYTES_MAX:
-                parts = (b"".join(parts),)
-            for part in parts:
-                writer.write(part)
-            await writer.drain()
-        except (ConnectionError, OSError):
-            # Why it went is known to the reading side; it may hold an ERR sent before the end.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.lost.wait(), 1.0)
-            if self._open is None or not self._open.done.done():
-                raise LinkLost(self.protocol_error) from None
+        """Send a frame, and wait until the runner keeps up; not for one that has answered already.
+
+        Raises:
+            LinkLost: it is gone. What it said before is known where the answer is waited for.
+        """
+        runner = self._by_role["runner"]
+        runner.write(*parts)
+        exchange = self._open
+        while (flushed := runner.flushed) is not None:
+            waits: list[asyncio.Future[Any]] = [flushed]
+            if exchange is not None:
+                waits.append(exchange.done)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if exchange is not None and exchange.done.done():
+                return
+        if self.lost.is_set() and (exchange is None or not exchange.done.done()):
+            raise LinkLost(self.protocol_error)
 
     async def _say(self, header: dict[str, Any], body: bytes) -> None:
         """Answer a CALL; whether the runner is still there shows in what it sends itself."""
@@ -398,141 +400,150 @@ class Link:
         if self._pong is not None:
             self._pong.fail(LinkLost(self.protocol_error))
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if _uid_of_peer(writer) != self._uid:  # a stranger neither ends nor delays the sandbox
-            writer.transport.abort()
+    # -- what connections tell -----------------------------------------------------------------
+
+    def connected(self, connection: GuestConnection) -> None:
+        """See ``connection.Owner``."""
+        if connection.peer_uid != self._uid:  # a stranger neither ends nor delays the sandbox
+            connection.abort()
             return
-        if task is None or self._accepted >= 2 or self.lost.is_set():
-            writer.transport.abort()
+        if self._accepted >= 2 or self.lost.is_set():
+            connection.abort()
             if self._accepted >= 2:
                 self._lose("a third connection was opened")
             return
         self._accepted += 1
-        self._tasks.add(task)
-        role = ""
-        try:
-            role = await self._greet(reader, writer)
-            await (self._read_monitor(reader) if role == "monitor" else self._read_runner(reader))
-        except LinkLost as lost:
-            self._lose(lost.protocol)
-        except (asyncio.IncompleteReadError, OSError):
-            if role != "monitor":
-                self._lose("")
-        finally:
-            if role == "monitor":
-                self.monitor_lost.set()
-            self._tasks.discard(task)
-            writer.transport.abort()
+        self._connections.add(connection)
 
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-        header, body_bytes = await read_header(reader)
+    def admit(self, connection: GuestConnection, header: Header, body_bytes: int) -> Take | None:
+        """See ``connection.Owner``."""
+        if not connection.role:
+            self._greet(connection, header, body_bytes)
+            return None
+        if header.type == "LOG":
+            return self._admit_log(connection, header, body_bytes)
+        if connection.role == "monitor":
+            self._take_of_monitor(header, body_bytes)
+            return None
+        if self._batches and self._open is None:
+            return self._admit_of_batch(header, body_bytes)
+        exchange = self._open
+        if exchange is None or exchange.done.done():
+            raise LinkLost(f"{clean(header.type, 20)} while nothing was asked")
+        if header.type == "CALL" and exchange.desk is not None:
+            return _admit_call(exchange.desk, header, body_bytes)
+        if header.id != exchange.ident:
+            raise LinkLost("an answer to something that was not asked")
+        if header.type == "ERR" and not body_bytes:
+            exchange.fail(fault_from_header(header))
+            return None
+        if header.type != exchange.answer:
+            raise LinkLost(f"{clean(header.type, 20)} is not allowed here")
+        return self._admit_answer(connection, header, body_bytes, exchange)
+
+    def broken(self, connection: GuestConnection, lost: LinkLost) -> None:
+        """See ``connection.Owner``."""
+        self._lose(lost.protocol)
+
+    def disconnected(self, connection: GuestConnection) -> None:
+        """See ``connection.Owner``."""
+        if connection not in self._connections:
+            return
+        if connection.role == "monitor":
+            self.monitor_lost.set()
+        else:
+            self._lose("")
+
+    def _greet(self, connection: GuestConnection, header: Header, body_bytes: int) -> None:
         if header.type != "HELLO" or body_bytes or header.proto != PROTO:
             raise LinkLost("the first frame is not a HELLO of this protocol")
-        if header.role not in ("runner", "monitor") or header.role in self._writers:
+        if header.role not in ("runner", "monitor") or header.role in self._by_role:
             raise LinkLost("HELLO with an unknown or repeated role")
-        self._writers[header.role] = writer
+        connection.role = header.role
+        self._by_role[header.role] = connection
+        self._buckets[header.role] = _Bucket()
         if header.role == "runner":
             self.runtime = clean(f"{header.runtime} {header.version}", 100)
             self.can_batch = header.batch
             self._hello.set()
-        return header.role
 
-    async def _read_runner(self, reader: asyncio.StreamReader) -> None:
-        bucket = _Bucket()
-        while True:
-            header, body_bytes = await read_header(reader)
-            if header.type == "LOG":
-                await self._take_log(reader, header, body_bytes, bucket)
-                continue
-            if self._batches and self._open is None:
-                await self._take_of_batch(reader, header, body_bytes)
-                continue
-            exchange = self._open
-            if exchange is None or exchange.done.done():
-                raise LinkLost(f"{clean(header.type, 20)} while nothing was asked")
-            if header.type == "CALL" and exchange.desk is not None:
-                await _take_call(exchange.desk, reader, header, body_bytes)
-                continue
-            if header.id != exchange.ident:
-                raise LinkLost("an answer to something that was not asked")
-            if header.type == "ERR" and not body_bytes:
-                exchange.fail(fault_from_header(header))
-            elif header.type == exchange.answer:
-                await self._take_answer(reader, header, body_bytes, exchange)
-            else:
-                raise LinkLost(f"{clean(header.type, 20)} is not allowed here")
-
-    async def _take_answer(
-        self, reader: asyncio.StreamReader, header: Header, body_bytes: int, exchange: _Open
-    ) -> None:
+    def _admit_answer(
+        self, connection: GuestConnection, header: Header, body_bytes: int, exchange: _Open
+    ) -> Take:
         if body_bytes > exchange.body_bytes_max:
             exchange.fail(ReplyOverCap())
             raise LinkLost("the answer is over its cap")
-        body = await reader.readexactly(body_bytes) if body_bytes else b""
-        if exchange.sink is not None:
+
+        def take(body: bytes) -> None:
+            if exchange.sink is not None:
+                self._pour(connection, header, body, exchange)
+            elif not exchange.done.done():
+                exchange.done.set_result((header, body))
+
+        return take
+
+    def _pour(
+        self, connection: GuestConnection, header: Header, body: bytes, exchange: _Open
+    ) -> None:
+        """Hand a piece to the sink, and read on when it has taken it."""
+
+        async def pour() -> None:
+            assert exchange.sink is not None  # noqa: S101
             try:
                 await exchange.sink(body)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised where the exchange is waited for
                 exchange.fail(error)
-                raise LinkLost("") from error
-            if not header.last:
+                connection.abort()
+                self._lose("")
                 return
-        if not exchange.done.done():
-            exchange.done.set_result((header, body))
+            if header.last and not exchange.done.done():
+                exchange.done.set_result((header, b""))
+            connection.go_on()
 
-    async def _take_of_batch(
-        self, reader: asyncio.StreamReader, header: Header, body_bytes: int
-    ) -> None:
+        connection.rest()
+        task = asyncio.create_task(pour())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _admit_of_batch(self, header: Header, body_bytes: int) -> Take:
         batch = self._batches.oldest
         batch.require(header, body_bytes)
-        body = await reader.readexactly(body_bytes) if body_bytes else b""
-        if not self._batches or self._batches.oldest is not batch:
-            raise LinkLost("")  # its deadline passed meanwhile
-        batch.take(header, body)
-        self._batches.moved()
 
-    async def _read_monitor(self, reader: asyncio.StreamReader) -> None:
-        bucket = _Bucket()
-        while True:
-            header, body_bytes = await read_header(reader)
-            if header.type == "LOG":
-                await self._take_log(reader, header, body_bytes, bucket)
-            elif header.type == "EXIT" and not body_bytes and self.exit_code is None:
-                self.exit_code = max(-64, min(header.code, 255))
-                self.exit_kind = clean(header.kind, 20)
-            elif header.type == "PONG" and not body_bytes and self._pong is not None:
-                if not self._pong.done.done():
-                    self._pong.done.set_result((header, b""))
-            elif header.type != "PONG" or body_bytes:
-                raise LinkLost(f"{clean(header.type, 20)} is not allowed from the monitor")
+        def take(body: bytes) -> None:
+            if not self._batches or self._batches.oldest is not batch:
+                raise LinkLost("")  # its deadline passed meanwhile
+            batch.take(header, body)
+            self._batches.moved()
 
-    async def _take_log(
-        self, reader: asyncio.StreamReader, header: Header, body_bytes: int, bucket: _Bucket
-    ) -> None:
+        return take
+
+    def _take_of_monitor(self, header: Header, body_bytes: int) -> None:
+        if header.type == "EXIT" and not body_bytes and self.exit_code is None:
+            self.exit_code = max(-64, min(header.code, 255))
+            self.exit_kind = clean(header.kind, 20)
+        elif header.type == "PONG" and not body_bytes and self._pong is not None:
+            if not self._pong.done.done():
+                self._pong.done.set_result((header, b""))
+        elif header.type != "PONG" or body_bytes:
+            raise LinkLost(f"{clean(header.type, 20)} is not allowed from the monitor")
+
+    def _admit_log(self, connection: GuestConnection, header: Header, body_bytes: int) -> Take:
         if body_bytes > LOG_BYTES_MAX:
             raise LinkLost("a LOG frame is over its cap")
-        data = await reader.readexactly(body_bytes) if body_bytes else b""
-        self.logs.add(header.stream, data, header.dropped)
-        if self._log is not None:
-            for line in data.decode("utf-8", "replace").splitlines()[:LOG_LINES_MAX]:
-                if line.strip():
-                    self._log(clean(line, 300))
-        await bucket.pay(body_bytes)
+
+        def take(data: bytes) -> None:
+            self.logs.add(header.stream, data, header.dropped)
+            if self._log is not None:
+                for line in data.decode("utf-8", "replace").splitlines()[:LOG_LINES_MAX]:
+                    if line.strip():
+                        self._log(clean(line, 300))
+            connection.rest_for(self._buckets[connection.role].pay(len(data)))
+
+        return take
 
 
-async def _take_call(
-    desk: CallDesk, reader: asyncio.StreamReader, header: Header, body_bytes: int
-) -> None:
+def _admit_call(desk: CallDesk, header: Header, body_bytes: int) -> Take | None:
     try:
-        await desk.take(reader, header, body_bytes)
+        return desk.admit(header, body_bytes)
     except BadCall as error:
         raise LinkLost(str(error)) from error
-
-
-def _uid_of_peer(writer: asyncio.StreamWriter) -> int:
-    """The user id of the process that connected, by SO_PEERCRED (unix(7))."""
-    raw = writer.get_extra_info("socket").getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
-    )
-    return int(_PEER.unpack(raw)[1])
