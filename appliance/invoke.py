@@ -457,7 +457,9 @@ class Invoker:
         timeout_ms = self._time_ms(version, via)
         if request.calls is not None:
             request.calls.deadline_ns = clock.monotonic_ns() + timeout_ms * 1_000_000
-        return request if request.timeout_ms == timeout_ms else replace(request, timeout_ms=timeout_ms)
+        return (
+            request if request.timeout_ms == timeout_ms else replace(request, timeout_ms=timeout_ms)
+        )
 
     def _prepared(self, snapshot: Snapshot, version: Version) -> _Prepared:
         """What a version needs to run by what is in force; the same as long as nothing changes.

@@ -30,9 +30,6 @@ from appliance.errors import (
     DeadlinePassed,
     Draining,
     GpuLost,
-    GuestError,
-    LoadFailed,
-    LoadTimeout,
 )
 from appliance.sandbox.executor import Executor, Sandbox
 from appliance.sandbox.gpu_place import Fill, Hold, Places
@@ -268,7 +265,7 @@ class Pool:
         if waiter.grant.done():
             return waiter.grant.result()
         if self._waiters.of(spec.version_key) > self._settings.queue_max:
-            self._waiters.discard(waiter)
+            self._waiters.remove(waiter)
             raise CapacityExhausted(
                 f"{self._settings.queue_max} calls already wait for this version."
             )
@@ -298,7 +295,7 @@ class Pool:
 
     def _withdraw(self, waiter: Waiter) -> None:
         """A waiter gives up; a grant that came at the same moment goes to the next."""
-        if self._waiters.discard(waiter):
+        if self._waiters.remove(waiter):
             self._dispatch()  # it may have held up those behind it
         elif waiter.grant.done() and not waiter.grant.cancelled():
             if waiter.grant.exception() is not None:
@@ -336,14 +333,14 @@ class Pool:
         self._gpus_awaited = False
         for waiter in self._waiters.in_turn(self._lent):
             if waiter.grant.done():
-                self._waiters.discard(waiter)
+                self._waiters.remove(waiter)
                 continue
             grant = self._grant(waiter.spec) if self._holders.may_have(waiter.line) else None
             if grant is not None:
                 self._holders.begin(waiter.line)
                 self._lent[waiter.spec.tenant_id] += 1
                 waiter.grant.set_result(grant)
-                self._waiters.discard(waiter)
+                self._waiters.remove(waiter)
 
     def _require_hope(self, waiter: Waiter) -> None:
         """Return unless a call below others waits for what is held by calls that wait."""
@@ -351,7 +348,7 @@ class Pool:
         full = {key for key, count in self._counts.items() if count >= self._per_version_max}
         every = (self._waiters, self._entries.values(), self._counts, self._holders)
         if is_in_vain(waiter, *every, full=full, is_full=is_full):
-            self._waiters.discard(waiter)
+            self._waiters.remove(waiter)
             raise CapacityExhausted(IN_VAIN, hint="have IT raise sandbox.instances_max")
 
     def _grant(self, spec: SandboxSpec) -> Grant | None:
@@ -439,7 +436,7 @@ class Pool:
             if grant.victim is not None:
                 await asyncio.shield(self._spawn(self._replace(grant.victim)))
             with self._zygotes.callers_start():
-                sandbox = await self._bound(spec, load)
+                sandbox = await self._zygotes.bound(spec, load)
                 ahead = sandbox is not None
                 if sandbox is None:
                     async with self._creations:
@@ -452,25 +449,6 @@ class Pool:
         entry = Entry(sandbox=sandbox, spec=spec, hold=hold, ahead=ahead)
         self._entries[sandbox.id] = entry
         return entry
-
-    async def _bound(self, spec: SandboxSpec, load: Load) -> Sandbox | None:
-        """One that was made ahead, loaded. None if there is none, or it did not serve.
-
-        Whether the model or what was imported before it is at fault, only a sandbox of its own can
-        say: the caller then gets that one.
-        """
-        sandbox = await self._zygotes.take(spec)
-        if sandbox is None:
-            return None
-        try:
-            await sandbox.load(load())
-        except BaseException as error:
-            await asyncio.shield(self._spawn(sandbox.destroy()))
-            if isinstance(error, LoadTimeout) or not isinstance(error, GuestError | LoadFailed):
-                raise
-            _LOG.info("a load in a sandbox made ahead failed (%s); again from nothing", error.slug)
-            return None
-        return sandbox
 
     async def _undo(self, key: str, sandbox: Sandbox | None, hold: Hold) -> None:
         if sandbox is not None:
@@ -606,4 +584,3 @@ class Pool:
         if not task.cancelled() and (error := task.exception()) is not None:
             detail = error.detail if isinstance(error, ApplianceError) else repr(error)
             _LOG.error("ending a sandbox failed: %s", detail)
-

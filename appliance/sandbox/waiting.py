@@ -97,7 +97,7 @@ class Waiting:
         self._groups.setdefault(_group_of(waiter), OrderedDict())[waiter] = None
         self._counts[waiter.spec.version_key] += 1
 
-    def discard(self, waiter: Waiter) -> bool:
+    def remove(self, waiter: Waiter) -> bool:
         """One waits no more; False if it did not."""
         group = self._groups.get(_group_of(waiter))
         if group is None or waiter not in group:

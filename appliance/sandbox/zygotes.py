@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance import clock, config
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, GuestError, LoadFailed, LoadTimeout
 from appliance.sandbox import zygote_policy as policy
 from appliance.sandbox.executor import Executor, Sandbox
+from appliance.sandbox.keeper import Load
 from appliance.sandbox.spec import MIB, SandboxInfo, SandboxSpec, ZygoteKey
 
 _LOG = logging.getLogger(__name__)
@@ -127,6 +128,25 @@ class Zygotes:
             kind.failures = 0
             return one
         return None
+
+    async def bound(self, spec: SandboxSpec, load: Load) -> Sandbox | None:
+        """One that was made ahead, loaded. None if there is none, or it did not serve.
+
+        Whether the model or what was imported before it is at fault, only a sandbox of its own can
+        say: the caller then gets that one.
+        """
+        sandbox = await self.take(spec)
+        if sandbox is None:
+            return None
+        try:
+            await sandbox.load(load())
+        except BaseException as error:
+            await asyncio.shield(sandbox.destroy())
+            if isinstance(error, LoadTimeout) or not isinstance(error, GuestError | LoadFailed):
+                raise
+            _LOG.info("a load in a sandbox made ahead failed (%s); again from nothing", error.slug)
+            return None
+        return sandbox
 
     def loaded(self, spec: SandboxSpec, modules: tuple[str, ...], *, ahead: bool) -> None:
         """A version was loaded: what it imported is what is made ahead for it from now on.

@@ -1,8 +1,9 @@
 """The ledger: what was appended is durable when ``append`` returns, and can never be changed.
 
-Owns: ``ledger/`` and ``anchor``: framing, group commit, the failed state, recovery of a torn tail.
-Never: retries on a file that failed, appends to a segment of an earlier life, or reads DuckDB.
-Read next: ``FORMAT.md`` section 3; ``verify`` (the same checks, alone); ``registry`` replays it.
+Owns: ``ledger/`` and ``anchor``: group commit, the failed state, recovery of a torn tail.
+Never: retries on a file that failed, or reads DuckDB.
+Read next: ``segments`` (what a frame is on disk); ``verify`` (the same checks, alone); ``registry``
+replays it.
 
 One thread writes: it takes everything that waits, writes one frame, syncs once, then wakes all.
 """
@@ -14,16 +15,13 @@ import contextlib
 import logging
 import os
 import queue
-import struct
 import threading
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from appliance import clock
 from appliance.errors import (
@@ -41,7 +39,8 @@ from appliance.store.appended import Appended
 from appliance.store.keyring import Keyring
 from appliance.store.proofs import Signer, leaf_hash
 from appliance.store.reader import Reader, is_torn
-from appliance.store.seal import DISK_FULL, fsync_dir, hkdf, replace_file
+from appliance.store.seal import DISK_FULL, fsync_dir, replace_file
+from appliance.store.segments import Segments, SyncError
 from appliance.store.verify import State, push, root_of
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +49,6 @@ _FRAME_BYTES = 4 * 1024 * 1024
 _ANCHOR_PERIOD_S = 1.0
 _TURNS_MAX = 8
 _CALLS_PER_TURN = 4
-_HEAD = struct.Struct(">QQ32s")  # a frame's head without its signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +83,13 @@ class Ledger(Reader):
         super().__init__(data_dir / "ledger", key, keyring)
         self.anchor = data_dir / "anchor"
         self.signer = signer
-        self._segment_bytes = segment_bytes
         self._queue_max = queue_max
         self._free_bytes_min = free_bytes_min
         self._is_low = False
         self._pending = 0
         self._queue: queue.SimpleQueue[Appended | None] = queue.SimpleQueue()
         self._gathered: list[Appended] = []
-        self._fd: int | None = None
-        self._segment_digest = b""
-        self._segment_key: AESGCM | None = None
+        self._segments = Segments(self.folder, key, signer, segment_bytes)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
@@ -218,9 +213,7 @@ class Ledger(Reader):
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         self._threads.clear()
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        self._segments.close()
 
     # --- appending ---------------------------------------------------------------------------
 
@@ -471,102 +464,13 @@ class Ledger(Reader):
                 seq += 1
                 leaves.append(leaf)
                 lines.append(record)
-        lines.append(b"")
-        text = b"\n".join(lines)
-        header = b""
-        if self._fd is None:
-            header = self._new_segment(at)
-            segment, offset = at.segment + 1, len(header)
-        else:
-            segment, offset = at.segment, at.offset
-        frame = self._frame(at, offset, text, len(lines) - 1)
-        data, position = self._sign(frame, at, segment, offset, seq, frontier)
-        self._put(header + data, segment)
-        if header:
+        self.position = self._segments.write(at, lines, seq, frontier)
+        if self.position.segment != at.segment:
             self._starts.append(at.size + 1)
-        self.position = position
-        if position.offset >= self._segment_bytes and self._fd is not None:
-            fd, self._fd = self._fd, None
-            os.close(fd)
-
-    def _frame(self, at: State, offset: int, text: bytes, count: int) -> bytes:
-        """Header and ciphertext of the frame that follows ``at``."""
-        assert self._segment_key is not None  # noqa: S101
-        header = verify.FRAME.pack(verify.FRAME_MAGIC, len(text) + 16, at.size + 1, count, at.chain)
-        header += zlib.crc32(header).to_bytes(4, "big")
-        nonce, aad = offset.to_bytes(12, "big"), self._segment_digest + header
-        return header + self._segment_key.encrypt(nonce, text, aad)
-
-    def _sign(
-        self,
-        frame: bytes,
-        at: State,
-        segment: int,
-        offset: int,
-        size: int,
-        frontier: list[bytes],
-    ) -> tuple[bytes, State]:
-        """The frame completed with its signed head, and the position after it."""
-        time_ns, root = clock.now_ns(), root_of(frontier)
-        frame += _HEAD.pack(size, time_ns, root)
-        chain = verify.sha(at.chain, self._segment_digest, frame)
-        signature = self.signer.sign_head(size, root, time_ns, chain)
-        end = offset + len(frame) + len(signature)
-        position = State(segment, end, size, chain, tuple(frontier), root, time_ns, signature)
-        return frame + signature, position
-
-    def _new_segment(self, at: State) -> bytes:
-        """The header of the next segment; its keys are set, its file not yet made."""
-        number, salt = at.segment + 1, os.urandom(32)
-        fixed = verify.SEGMENT.pack(
-            verify.SEGMENT_MAGIC, number, at.size + 1, clock.now_ns(), salt, at.chain
-        )
-        self._segment_digest = verify.sha(fixed)
-        info = b"ledger-segment" + number.to_bytes(4, "big")
-        self._segment_key = AESGCM(hkdf(self._key, salt, info))
-        return fixed + self._segment_digest
-
-    def _put(self, data: bytes, segment: int) -> None:
-        """Write and sync; on a full disk, take back what was written, and raise."""
-        path = self.folder / f"seg-{segment:08d}"
-        is_new = self._fd is None
-        if self._fd is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(path, flags, 0o600)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                self._take_back(path, is_new=is_new)
-            raise
-        try:
-            os.fdatasync(self._fd)
-            if is_new:
-                fsync_dir(self.folder)
-        except OSError as error:
-            raise _SyncError(error.errno or 0, "sync") from error
-
-    def _take_back(self, path: Path, *, is_new: bool) -> None:
-        """Remove a half-written frame; the next one starts a new segment with a new key."""
-        fd, self._fd = self._fd, None
-        assert fd is not None  # noqa: S101
-        try:
-            if is_new:
-                path.unlink()
-                fsync_dir(self.folder)
-            else:
-                os.ftruncate(fd, self.position.offset)
-                os.fsync(fd)
-        except OSError as error:
-            raise _SyncError(error.errno or 0, "truncate") from error
-        finally:
-            os.close(fd)
 
     def _problem(self, error: Exception) -> ApplianceError:
         is_full = isinstance(error, OSError) and error.errno in DISK_FULL
-        if is_full and not isinstance(error, _SyncError):
+        if is_full and not isinstance(error, SyncError):
             _LOG.error("the ledger's disk is full")
             return DiskFull("The data folder's disk is full; nothing was recorded.")
         self.state = "failed"
@@ -604,7 +508,3 @@ def _retrieved(future: asyncio.Future[None]) -> None:
     """Nobody has to wait for what ``begin`` appended; who comes after it is told."""
     if not future.cancelled():
         future.exception()
-
-
-class _SyncError(OSError):
-    """A sync or a truncation failed: what is on the disk is not known any more."""

@@ -18,6 +18,7 @@ from appliance.errors import DiskFull
 from appliance.events import CallOutcome
 from appliance.records import Batching, Entry
 from appliance.store.appended import LATER
+from appliance.store.verify import State
 
 ECHO = "/api/v1/models/acme/echo/invoke"
 SMALL = config.Store(free_bytes_min=0, segment_bytes=65536)
@@ -44,13 +45,13 @@ class Stalled:
     """A ledger whose disk does not answer until told."""
 
     def __init__(self, it: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go, put = threading.Event(), it.store.ledger._put
+        self.go, put = threading.Event(), it.store.ledger._segments._put
 
-        def slow(data: bytes, segment: int) -> None:
+        def slow(data: bytes, at: State, segment: int) -> None:
             assert self.go.wait(60)
-            put(data, segment)
+            put(data, at, segment)
 
-        monkeypatch.setattr(it.store.ledger, "_put", slow)
+        monkeypatch.setattr(it.store.ledger._segments, "_put", slow)
 
 
 def calls_in(it: Inside) -> int:
@@ -104,10 +105,10 @@ async def test_an_overlapped_call_whose_intent_is_lost_is_not_answered(
     secret = await it.key("acme")
     await post(it, secret, b"first")
 
-    def full(data: bytes, segment: int) -> None:
+    def full(data: bytes, at: State, segment: int) -> None:
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr(it.store.ledger, "_put", full)
+    monkeypatch.setattr(it.store.ledger._segments, "_put", full)
     reply = await post(it, secret, b"second")
     assert reply.status_code in (503, 507), reply.text
     assert b"second" not in reply.content
@@ -139,13 +140,13 @@ async def test_nothing_is_recorded_after_what_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Folder(tmp_path).make().open(SMALL) as store:
-        put = store.ledger._put
+        put = store.ledger._segments._put
 
-        def full(data: bytes, segment: int) -> None:
-            monkeypatch.setattr(store.ledger, "_put", put)
+        def full(data: bytes, at: State, segment: int) -> None:
+            monkeypatch.setattr(store.ledger._segments, "_put", put)
             raise OSError(28, "no space left")
 
-        monkeypatch.setattr(store.ledger, "_put", full)
+        monkeypatch.setattr(store.ledger._segments, "_put", full)
         begun = store.ledger.begin(intent(1), actor=ACTOR)
         while not begun.problem:
             await asyncio.sleep(0.001)

@@ -171,6 +171,28 @@ async def test_good_chunks_and_pipelining_work(tmp_path: Path) -> None:
     assert answer.count(b"GET /second 0 -") == 2
 
 
+async def test_the_same_head_again_has_a_body_of_its_own_and_another_is_read_anew(
+    tmp_path: Path,
+) -> None:
+    head = b"POST /c HTTP/1.1\r\nHost: a:1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    sized = b"POST /s HTTP/1.1\r\nHost: a:1\r\nContent-Length: %d\r\n\r\n"
+    data = head + b"5\r\nhello\r\n0\r\n\r\n" + head + b"2\r\nhi\r\n0\r\n\r\n"
+    data += sized % 3 + b"abc" + sized % 3 + b"def" + sized % 4 + b"ghij" + SECOND
+    async with served(settings_in(tmp_path)) as it:
+        answer = await raw(it, data + b"GET /bad HTTP/1.1\r\n\r\n", seconds=1.0)
+    said = [
+        b"POST /c 5 -",
+        b"POST /c 2 -",
+        *[b"POST /s 3 -"] * 2,
+        b"POST /s 4 -",
+        b"GET /second 0 -",
+    ]
+    at = 0
+    for text in said:
+        at = answer.index(text, at) + len(text)
+    assert answer.find(b"HTTP/1.1 400", at) > 0
+
+
 async def test_expect_continue_is_answered(tmp_path: Path) -> None:
     async with served(settings_in(tmp_path)) as it:
         reader, writer = await it.connect()

@@ -134,3 +134,50 @@ def test_a_peer_is_known_by_its_uid_alone() -> None:
         scheme.identify(
             Presented(authorization=(), query="", peer=dataclasses.replace(peer, uid=1001))
         )
+
+
+class InForce:
+    """A registry that changes, and a scheme that has seen a key in it."""
+
+    def __init__(self, key: ApiKey, secret: str) -> None:
+        self.keys = Registered(key)
+        self._scheme = ApiKeyScheme(PEPPER, lambda: self.keys)
+        self._shown = Presented(authorization=(f"Bearer {secret}",), query="", peer=None)
+
+    def is_good(self) -> bool:
+        try:
+            return self._scheme.identify(self._shown) is not None
+        except Unauthenticated:
+            return False
+
+
+def test_a_key_that_was_good_is_refused_as_soon_as_it_is_revoked_changed_or_gone() -> None:
+    key, secret = make()
+    other, _ = make()
+    for after in (
+        Registered(dataclasses.replace(key, revoked_ns=1)),
+        Registered(dataclasses.replace(key, expires_ns=1)),
+        Registered(dataclasses.replace(key, mac=other.mac)),
+        Registered(dataclasses.replace(key, tenant_id="ten_gone")),
+        Registered(),
+    ):
+        it = InForce(key, secret)
+        assert it.is_good()
+        it.keys = after
+        assert not it.is_good()
+
+
+def test_a_key_that_was_good_has_the_role_it_has_now() -> None:
+    key, secret = make(role="owner")
+    it = InForce(key, secret)
+    assert it.is_good()
+    it.keys = Registered(dataclasses.replace(key, role="caller"))
+    assert it._scheme.identify(it._shown).role == "caller"  # type: ignore[union-attr]
+
+
+def test_a_key_that_was_good_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, secret = make()
+    it = InForce(key, secret)
+    assert it.is_good()
+    monkeypatch.setattr("appliance.clock.now_ns", lambda: key.expires_ns)
+    assert not it.is_good()

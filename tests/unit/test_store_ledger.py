@@ -133,7 +133,7 @@ async def test_after_a_write_error_nothing_is_accepted_and_nothing_retried(folde
     async with folder.open() as store:
         await fill(store, 3)
         read_only = os.open("/dev/null", os.O_RDONLY)
-        os.dup2(read_only, store.ledger._fd)  # the next write fails with EBADF
+        os.dup2(read_only, store.ledger._segments._fd)  # the next write fails with EBADF
         os.close(read_only)
         with pytest.raises(AuditUnavailable):
             await fill(store, 1)
@@ -299,3 +299,36 @@ async def test_proofs_of_many_entries_verify_and_a_missing_entry_has_none(folder
         for path in (folder.path / "db/tiles").iterdir():
             path.write_bytes(bytes(path.stat().st_size))
         assert verify.verify_proof(await store.prove(5), public)[0] == 5  # made again
+
+
+async def test_records_of_many_calls_under_way_share_a_frame(folder, monkeypatch):
+    async with folder.open(SMALL) as store:
+        frames = []
+        write = store.ledger._segments.write
+
+        def counted(at, lines, size, frontier):
+            frames.append(len(lines))
+            return write(at, lines, size, frontier)
+
+        monkeypatch.setattr(store.ledger._segments, "write", counted)
+        store.ledger.under_way = 64
+        waits = []
+        for number in range(6):
+            waits.append(asyncio.create_task(store.ledger.record(intent(number), actor=ACTOR)))
+            await asyncio.sleep(0)
+        assert frames == []
+        assert await asyncio.gather(*waits) == [1, 2, 3, 4, 5, 6]
+        assert frames == [6]
+        store.ledger.under_way = 1
+        assert await store.ledger.record(intent(7), actor=ACTOR) == 7
+        assert frames == [6, 1]
+
+
+async def test_what_waited_for_company_is_written_when_the_ledger_closes(folder):
+    async with folder.open(SMALL) as store:
+        store.ledger.under_way = 64
+        wait = asyncio.create_task(store.ledger.record(intent(1), actor=ACTOR))
+        await asyncio.sleep(0)
+    assert await wait == 1
+    async with folder.open(SMALL) as store:
+        assert [entry.event["call_id"] for entry in store.ledger.read(0, 10)] == ["call_1"]
