@@ -120,9 +120,10 @@ class Waiting:
         """The waiters in the order in which they are to be served.
 
         Whose tenant has the fewest sandboxes lent comes first, and of those who waits longest: a
-        tenant that asks for many is served as much as there is room, and stands in nobody's way. Who
-        waits for GPUs comes before, and is not overtaken by one who came later: it may need several
-        at once. Before all of them come calls that a call waits for which holds a sandbox meanwhile.
+        tenant that asks for many is served as much as there is room, and stands in nobody's way.
+        Who waits for GPUs comes before, and is not overtaken by one who came later: it may need
+        several at once. Before all of them come calls that a call waits for which holds a sandbox
+        meanwhile.
 
         One that is still among the waiters when the next is asked for got nothing: those who wait
         for the same are then passed over.

@@ -31,7 +31,7 @@ class Segments:
     """Writes frames; for one thread."""
 
     def __init__(self, folder: Path, key: bytes, signer: Signer, segment_bytes: int) -> None:
-        """Args: the ledger's folder, key and signer; a segment of this size is followed by another."""
+        """Args: the ledger's own; a segment of ``segment_bytes`` is followed by another."""
         self._folder = folder
         self._key = key
         self._signer = signer

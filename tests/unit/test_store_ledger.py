@@ -19,6 +19,7 @@ from appliance.errors import (
 )
 from appliance.events import AliasSet, CallIntent, ModelCreated, Recovered, TenantCreated
 from appliance.store import Store, seal, verify
+from appliance.store.reader import Cursor
 
 SMALL = config.Store(free_bytes_min=0, segment_bytes=65536)
 
@@ -301,27 +302,19 @@ async def test_proofs_of_many_entries_verify_and_a_missing_entry_has_none(folder
         assert verify.verify_proof(await store.prove(5), public)[0] == 5  # made again
 
 
-async def test_records_of_many_calls_under_way_share_a_frame(folder, monkeypatch):
+async def test_records_of_many_calls_under_way_share_a_frame(folder):
     async with folder.open(SMALL) as store:
-        frames = []
-        write = store.ledger._segments.write
-
-        def counted(at, lines, size, frontier):
-            frames.append(len(lines))
-            return write(at, lines, size, frontier)
-
-        monkeypatch.setattr(store.ledger._segments, "write", counted)
         store.ledger.under_way = 64
         waits = []
         for number in range(6):
             waits.append(asyncio.create_task(store.ledger.record(intent(number), actor=ACTOR)))
             await asyncio.sleep(0)
-        assert frames == []
+        assert store.ledger.head.size == 0
         assert await asyncio.gather(*waits) == [1, 2, 3, 4, 5, 6]
-        assert frames == [6]
         store.ledger.under_way = 1
         assert await store.ledger.record(intent(7), actor=ACTOR) == 7
-        assert frames == [6, 1]
+        found = [frame for _, frame in store.ledger.frames(Cursor(0, 0, 0))]
+        assert [len(frame.records) for frame in found] == [6, 1]
 
 
 async def test_what_waited_for_company_is_written_when_the_ledger_closes(folder):
