@@ -30,11 +30,14 @@ import psutil
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "support"), str(HERE.parents[2])]
-import load  # noqa: E402 - a script finds its own helpers
+import goals  # noqa: E402 - a script finds its own helpers
+import layers  # noqa: E402
+import load  # noqa: E402
 import servers  # noqa: E402
 from running import RunningAppliance, free_port  # noqa: E402
 
 CLIENTS = (1, 16, 64)
+HEALTH = "/livez"
 MODES = {
     "appliance": ("strict", False),
     "appliance, overlap": ("overlap", False),
@@ -50,21 +53,34 @@ class Result:
     name: str
     tls: bool
     cold_s: float = 0.0
+    start_s: float = 0.0
     rss_mib: float = 0.0
     runs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def measured(
-    result: Result, target: load.Target, options: argparse.Namespace, used: Callable[[], float]
+    result: Result,
+    target: load.Target,
+    options: argparse.Namespace,
+    used: Callable[[], tuple[float, float]],
 ) -> None:
-    """Fill in the warm runs; ``used`` tells the processor seconds of all the server's processes."""
+    """Fill in the warm runs.
+
+    Args:
+        result: gets them.
+        target: what is called.
+        options: of the command.
+        used: processor seconds of all the server's processes, and of those without the model.
+    """
     load.run(target, clients=4, seconds=min(options.seconds, 2.0))  # warm
     for clients in options.clients:
         best: dict[str, Any] | None = None
         for _ in range(options.rounds):
             before = used()
             figures = asdict(load.run(target, clients=clients, seconds=options.seconds))
-            figures["cpu_us"] = 1e6 * (used() - before) / figures["calls"]
+            after = used()
+            figures["cpu_us"] = 1e6 * (after[0] - before[0]) / figures["calls"]
+            figures["front_us"] = 1e6 * (after[1] - before[1]) / figures["calls"]
             if best is None or figures["per_s"] > best["per_s"]:
                 best = figures
         assert best is not None
@@ -140,7 +156,7 @@ def measure_peer(
         except SystemExit as error:
             last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
             raise servers.LeftOut(f"{error} {' '.join(last)}") from error
-        measured(result, target, options, lambda: cpu_s(process.pid))
+        measured(result, target, options, lambda: (cpu_s(process.pid),) * 2)
         result.rss_mib = rss_mib(process.pid)
     return result
 
@@ -163,8 +179,8 @@ def appliance_files(model: Path, audit: str, has_batch: bool) -> dict[str, bytes
     }
 
 
-def restarted(appliance: RunningAppliance, target: load.Target) -> float:
-    """Seconds from the start of the appliance's process to the first answer of a model."""
+def restarted(appliance: RunningAppliance, target: load.Target) -> tuple[float, float]:
+    """Seconds from the start of the appliance's process to its first answer, and a model's."""
     appliance.stop()
     started = time.perf_counter()
     pinned = os.sched_getaffinity(0)
@@ -173,8 +189,11 @@ def restarted(appliance: RunningAppliance, target: load.Target) -> float:
         appliance.start_process()
     finally:
         os.sched_setaffinity(0, pinned)
+    health = load.Target(port=target.port, path=HEALTH, method="GET", ca_file=target.ca_file)
+    load.until_answered(health)
+    start_s = time.perf_counter() - started
     load.until_answered(target)
-    return time.perf_counter() - started
+    return start_s, time.perf_counter() - started
 
 
 def measure_appliance(
@@ -193,23 +212,40 @@ def measure_appliance(
             headers=(("Authorization", f"Bearer {secret}"),),
             ca_file=str(appliance.ca_file()),
         )
-        result = Result(name=name, tls=True, cold_s=restarted(appliance, target))
+        start_s, cold_s = restarted(appliance, target)
+        result = Result(name=name, tls=True, cold_s=cold_s, start_s=start_s)
 
         def boxes(label: str = label) -> list[dict[str, Any]]:
             with appliance.admin() as admin:
                 rows = admin.get("/admin/v1/sandboxes").json()["items"]
             return [row for row in rows if row.get("model") == label]
 
-        def used() -> float:
+        def used() -> tuple[float, float]:
             assert appliance.process is not None
-            inside = sum(box["cpu_ms"] for box in boxes()) / 1000
-            return cpu_s(appliance.process.pid) + inside
+            front = cpu_s(appliance.process.pid)
+            return front + sum(box["cpu_ms"] for box in boxes()) / 1000, front
 
         measured(result, target, options, used)
         assert appliance.process is not None
         inside = sum(box["rss_bytes"] for box in boxes()) / 2**20
         result.rss_mib = rss_mib(appliance.process.pid) + inside
+        if options.layers:
+            show_layers(name, appliance.process.pid, target, options)
         yield result
+
+
+def show_layers(name: str, pid: int, target: load.Target, options: argparse.Namespace) -> None:
+    """Print where the processor time of a call goes, if py-spy can be had."""
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            figures, found = layers.measured(
+                pid, target, clients=16, seconds=max(options.seconds, 5), place=Path(place),
+                environments=options.environments,
+            )  # fmt: skip
+        except servers.LeftOut as why:
+            print(f"left out: layers: {why}", file=sys.stderr)
+            return
+    print(f"{name}: {figures.per_s:.0f} calls a second, 16 connections\n{layers.table(found)}\n")
 
 
 def table(results: list[Result]) -> str:
@@ -249,6 +285,9 @@ def measure(options: argparse.Namespace) -> list[Result]:
         bare = servers.environment_for(servers.PEERS[0], options.environments)
         fit = [str(bare / "python"), "-c", servers.FIT, options.model, str(model)]
         subprocess.run(fit, check=True)
+        # As an installed package has it; the caller may have turned it off.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(options.environments / "bytecode")
         appliance = RunningAppliance(place / "data", Path(run.name), **options.setting)
         appliance.initialise()
         appliance.start()
@@ -286,6 +325,9 @@ def main() -> None:
         "--environments", type=Path, default=Path(tempfile.gettempdir()) / "serving-environments"
     )
     parser.add_argument("--run-dir", default="/dev/shm", help="a tmpfs for the run folder")
+    parser.add_argument(
+        "--layers", action="store_true", help="and where the appliance's processor time goes"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument(
         "--setting", action="append", default=[], help="section__field=value for the appliance"
@@ -295,7 +337,10 @@ def main() -> None:
     if len(CORES) > 1:
         os.sched_setaffinity(0, CORES[1:2])
     results = measure(options)
-    print(json.dumps([asdict(r) for r in results], indent=2) if options.json else table(results))
+    if options.json:
+        print(json.dumps([asdict(r) for r in results], indent=2))
+    else:
+        print(table(results), goals.table(results, options.model), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -22,14 +22,15 @@ class Target:
 
     port: int
     path: str
-    body: bytes
+    body: bytes = b""
+    method: str = "POST"
     headers: tuple[tuple[str, str], ...] = ()
     ca_file: str = ""
 
     @property
     def request(self) -> bytes:
         lines = [
-            f"POST {self.path} HTTP/1.1",
+            f"{self.method} {self.path} HTTP/1.1",
             f"Host: localhost:{self.port}",
             "Content-Type: application/json",
             f"Content-Length: {len(self.body)}",
