@@ -25,6 +25,7 @@ from appliance.cli.reference import Reference, reference
 from appliance.errors import NotFound
 
 _TEXT_MAX = 60
+_PLAIN_WIDTH = 240
 _TITLES = {"ancestors": "made from", "descendants": "became"}
 _CALL_TITLES = {"ancestors": "made from, and calls", "descendants": "became, and called by"}
 _CALLS = {"ancestors": "calls ", "descendants": "called by "}
@@ -94,6 +95,7 @@ def _print(target: Reference, document: Mapping[str, Any]) -> None:
         no_color=not (is_terminal and config.wants_colour()),
         highlight=False,
         soft_wrap=True,
+        width=None if is_terminal else _PLAIN_WIDTH,
     )
     console.print(Text(f"{target.tenant}/") + _label(start))
     for text in _details(start):
@@ -143,10 +145,7 @@ def _tree(
     while waiting:
         key, branch = waiting.popleft()
         for other, call in below.get(key, ()):
-            label = Text(_CALLS[way] if call else "") + _label(nodes[other])
-            named = f"{nodes[other]['model']}:{nodes[other]['version']}"
-            if call and way == "ancestors" and call != named:
-                label += Text(f"  (as {call})", style="dim")
+            label = Text(_called(way, call, nodes[other])) + _label(nodes[other])
             if other in drawn:
                 branch.add(
                     label + (Text("  (drawn elsewhere)", style="dim") if below.get(other) else "")
@@ -157,6 +156,15 @@ def _tree(
                 label += Text(f"\n{clean(text)}", style="dim")
             waiting.append((other, branch.add(label)))
     return tree
+
+
+def _called(way: str, call: str, node: Mapping[str, Any]) -> str:
+    """That and how one calls the other; an alias or a name alone stands for a version of now."""
+    if not call:
+        return ""
+    if way == "ancestors" and call != f"{node['model']}:{node['version']}":
+        return f"calls {call}, now "
+    return _CALLS[way]
 
 
 def _label(node: Mapping[str, Any]) -> Any:

@@ -107,3 +107,15 @@ def test_a_declared_pipeline_answers_as_the_whole_does(
     assert "iris-classifier: iris-classifier@live takes" in text(
         running, "model", "show", f"{parts}/iris:1"
     )
+    tree = text(running, "model", "lineage", f"{parts}/iris").splitlines()
+    assert tree[1] == "made from, and calls"
+    assert tree[2].startswith("├── calls iris-scaler@1  live")
+    assert tree[3].startswith("└── calls iris-classifier@live, now iris-classifier@1  live")
+    callers = text(running, "model", "lineage", f"{parts}/iris-scaler")
+    assert "became, and called by" in callers
+    assert "called by iris@1  live" in callers
+    graph = cli(running, "model", "lineage", f"{parts}/iris", "--direction", "ancestors")
+    assert [(one["kind"], one["call"]) for one in graph["edges"]] == [
+        ("calls", "iris-scaler:1"),
+        ("calls", "iris-classifier@live"),
+    ]
