@@ -18,6 +18,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,13 +39,14 @@ from appliance.errors import (
     CapacityExhausted,
     DiskFull,
     Draining,
-    GuestError,
     HostError,
     Interrupted,
     NotFound,
     QuotaExceeded,
+    kept_problem,
 )
 from appliance.events import ComparisonEnded, ComparisonQueued, ComparisonsRemoved
+from appliance.followers import Followers
 from appliance.invoke import Invoker
 from appliance.records import JobStatus
 from appliance.samples import Samples
@@ -85,8 +87,9 @@ class Comparisons:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._canceled: set[str] = set()
         self._settling: set[str] = set()
+        self._arriving: set[str] = set()
         self._slots: asyncio.Semaphore | None = None
-        self._ends: dict[str, asyncio.Event] = {}
+        self._followers = Followers()
         self._wake = asyncio.Event()
         self._taken_up = asyncio.Event()
         self.is_draining = False
@@ -146,6 +149,7 @@ class Comparisons:
             data_bytes=comparison.data_bytes,
             data_digest=comparison.data_digest,
         )
+        self._arriving.add(comparison.id)  # nobody starts it, and saves it so, before it is saved
         self._keep(comparison)
         try:
             await self._store.ledger.append(
@@ -156,6 +160,8 @@ class Comparisons:
             self._forget(comparison)
             await self._shelf.remove(tenant_id, _names(comparison))
             raise
+        finally:
+            self._arriving.discard(comparison.id)
         self._wake.set()
         return comparison
 
@@ -191,14 +197,10 @@ class Comparisons:
             return msgspec.json.decode(text, type=ReplayReport)
         return msgspec.json.decode(text, type=ComparisonReport)
 
-    async def ended(self, comparison: Comparison, timeout_s: float) -> Comparison | None:
-        """It as it is once it ended, or after a time; ``None`` if forgotten."""
-        event = self._ends.get(comparison.id)
-        if event is not None and not comparison.is_ended and not self.is_draining:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await event.wait()
-        return self.find(comparison.tenant_id, comparison.id)
+    async def changed(self, comparison: Comparison, timeout_s: float) -> Comparison | None:
+        """It once it is other than given, or as it is after a time; ``None`` if forgotten."""
+        look = partial(self.find, comparison.tenant_id, comparison.id)
+        return await self._followers.changed(comparison.id, look, comparison, timeout_s)
 
     async def cancel(self, comparison: Comparison) -> Comparison:
         """Cancel it; one that ended stays as it is. Audit: comparison.ended."""
@@ -265,8 +267,7 @@ class Comparisons:
     def drain(self) -> None:
         """Start no more; let everybody who waits for one go."""
         self.is_draining = True
-        for event in self._ends.values():
-            event.set()
+        self._followers.let_go()
 
     async def close(self) -> None:
         """Stop the work; what is cut off fails as interrupted at the next start."""
@@ -320,7 +321,8 @@ class Comparisons:
             return None  # tried again in a moment
         every = [one for by_id in self._known.values() for one in by_id.values()]
         busy = [one.tenant_id for one in every if one.id in self._running]
-        waiting = [one for one in every if one.status == "starting" and one.id not in self._running]
+        begun = self._running.keys() | self._arriving
+        waiting = [one for one in every if one.status == "starting" and one.id not in begun]
         return min(waiting, key=lambda o: (busy.count(o.tenant_id), o.created_ns), default=None)
 
     def _start(self, comparison: Comparison) -> None:
@@ -416,7 +418,7 @@ class Comparisons:
         if error is not None and not isinstance(error, ApplianceError):
             _log.error("comparison %s failed", comparison.id, exc_info=error)
             error = HostError(f"Something failed inside the appliance; {comparison.id}.")
-        problem = _problem(error) if isinstance(error, ApplianceError) else None
+        problem = kept_problem(error) if isinstance(error, ApplianceError) else None
         calls = self._calls.get(comparison.id)
         ended = replace(now, status=status, ended_ns=clock.now_ns(), problem=problem)
         event = ComparisonEnded(
@@ -435,7 +437,6 @@ class Comparisons:
         await self._patiently(record)
         await self._shelf.remove(now.tenant_id, pieces.names_of(now.id, now.data_bytes))
         self._keep(ended)
-        self._ends[now.id].set()
 
     async def _patiently(self, work: Callable[[], Any]) -> None:
         """Do what must be on disk, however long the disk is full."""
@@ -462,14 +463,12 @@ class Comparisons:
 
     def _keep(self, comparison: Comparison) -> None:
         self._known.setdefault(comparison.tenant_id, {})[comparison.id] = comparison
-        event = self._ends.setdefault(comparison.id, asyncio.Event())
-        if comparison.is_ended:
-            event.set()
+        self._followers.tell(comparison.id)
 
     def _forget(self, comparison: Comparison) -> None:
         self._known.get(comparison.tenant_id, {}).pop(comparison.id, None)
         self._done.pop(comparison.id, None)
-        self._ends.pop(comparison.id, None)
+        self._followers.tell(comparison.id)
 
     async def _remove(self, tenant_id: str, comparison_id: str) -> None:
         """Delete all that lies there of a comparison, however much of its data set arrived."""
@@ -491,13 +490,3 @@ class Comparisons:
 def _names(comparison: Comparison) -> list[str]:
     own = [f"{comparison.id}.{part}" for part in (_HEAD, _REPORT)]
     return own + pieces.names_of(comparison.id, comparison.data_bytes)
-
-
-def _problem(error: ApplianceError) -> dict[str, Any]:
-    """A problem, kept whole: who may see what is decided later."""
-    return {
-        "code": error.slug,
-        "detail": error.detail,
-        "hint": error.hint,
-        "stderr": list(error.stderr) if isinstance(error, GuestError) else [],
-    }

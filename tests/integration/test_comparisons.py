@@ -78,6 +78,37 @@ async def reached(client: Any, comparison: dict[str, Any], status: str) -> None:
             await asyncio.sleep(0.02)
 
 
+class SlowShelf:
+    """A shelf on which nothing is put down before it is let."""
+
+    def __init__(self, shelf: Any) -> None:
+        self._shelf = shelf
+        self.is_asked, self.may_go = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shelf, name)
+
+    async def put(self, tenant_id: str, name: str, data: bytes, **rest: Any) -> int:
+        if name.endswith(".head"):
+            self.is_asked.set()
+            await self.may_go.wait()
+        return int(await self._shelf.put(tenant_id, name, data, **rest))
+
+
+async def test_one_that_is_not_saved_yet_is_not_begun(tmp_path: Path) -> None:
+    async with stage(tmp_path) as (it, client):
+        comparisons = it.node.services.comparisons
+        comparisons._shelf = slow = SlowShelf(comparisons._shelf)
+        asking = asyncio.create_task(asked(client, "m:1"))
+        async with asyncio.timeout(30):
+            await slow.is_asked.wait()
+        (found,) = comparisons.all(it.store.registry.snapshot.tenant("acme").id)
+        assert found.status == "starting"
+        assert comparisons._next() is None
+        slow.may_go.set()
+        assert (await ended(client, await asking))["status"] == "succeeded"
+
+
 async def test_versions_are_measured_and_compared_and_every_call_is_on_record(
     tmp_path: Path,
 ) -> None:

@@ -154,10 +154,8 @@ async def show_comparison(context: Context) -> Reply:
 
     With `wait_s` the answer comes when it has ended, or after so many seconds.
     """
-    comparison = await _comparison(context)
-    if wait_s := following.wait_s(context):
-        await context.services.comparisons.ended(comparison, wait_s)
-        comparison = await _comparison(context)
+    keeper, comparison = context.services.comparisons, await _comparison(context)
+    comparison = await following.ended(context, keeper, comparison)
     return json_reply(await _document(context, comparison))
 
 
@@ -226,11 +224,7 @@ def _bad(name: str, detail: str) -> InputInvalid:
 
 async def _comparison(context: Context) -> Comparison:
     await context.services.comparisons.taken_up()
-    name = context.request.params["comparison"]
-    found = context.services.comparisons.find(context.tenant.id, name)
-    if found is None or not following.is_visible(context, found.created_by):
-        raise wire.not_found()
-    return found
+    return following.required(context, context.services.comparisons, "comparison")
 
 
 async def _document(context: Context, comparison: Comparison) -> ComparisonDoc:

@@ -41,7 +41,7 @@ _TEXT = {"type": "string"}
 
 
 class Followed(Protocol):
-    """A job or a batch, as far as it is followed."""
+    """A job, a batch or a comparison, as far as it is followed."""
 
     @property
     def id(self) -> str:
@@ -54,21 +54,26 @@ class Followed(Protocol):
         ...
 
     @property
-    def model_id(self) -> str:
-        """The model it calls."""
-        ...
-
-    @property
     def created_by(self) -> str:
         """Who asked for it."""
         ...
 
 
+class OfModel(Followed, Protocol):
+    """One that is of a single model: a job or a batch."""
+
+    @property
+    def model_id(self) -> str:
+        """The model it calls."""
+        ...
+
+
 _F = TypeVar("_F", bound=Followed)
+_M = TypeVar("_M", bound=OfModel)
 
 
 class Keeper(Protocol[_F]):
-    """Who has them and knows when they change: ``Jobs``, ``Batches``."""
+    """Who has them and knows when they change: ``Jobs``, ``Batches``, ``Comparisons``."""
 
     is_draining: bool
 
@@ -241,7 +246,7 @@ def passed_on(first: bytes, rest: AsyncGenerator[bytes]) -> Callable[[Write], An
     return stream
 
 
-def listed(context: Context, every: Sequence[_F]) -> Iterable[_F]:
+def listed(context: Context, every: Sequence[_M]) -> Iterable[_M]:
     """Those of ``every``, oldest first, that the query asks for and the caller may see.
 
     Newest first, and no more than ``limit``.
