@@ -133,3 +133,26 @@ def test_a_table_is_taken_from_a_folder_and_put_into_one(
     assert b".parquet, .csv or .ndjson" in typed(
         running, "submit", model, "--from", "lake/rows.csv", "--to", "lake/x.xls", code=64
     )
+
+
+def test_a_schedule_starts_a_batch_of_the_file_that_is_there(
+    running: RunningAppliance, model: str, rows: Path, lake: Path
+) -> None:
+    def schedule(*arguments: str) -> Any:
+        done = running.cli("schedule", *arguments, "--json")
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return json.loads(done.stdout)
+
+    places = ("--from", "lake/nightly.csv", "--to", "lake/{date}.ndjson")
+    made = schedule("create", model, "--cron", "0 2 1 1 *", *places, "--no-carry")
+    assert (made["batch"]["into"], made["batch"]["carry"]) == ("ndjson", False)
+    (lake / "nightly.csv").write_bytes(rows.read_bytes())
+    place = f"acme/{made['id']}"
+    batch = schedule("run-now", place)
+    done = told(running, "wait", f"acme/{batch['id']}")
+    assert (done["status"], done["scheduled_by"]) == ("succeeded", made["id"])
+    (run,) = schedule("show", place)["runs"]
+    assert (run["batch"], run["status"], run["manual"]) == (batch["id"], "succeeded", True)
+    (written,) = lake.glob("20??-??-??.ndjson")
+    assert written.read_bytes() == b"".join(b'{"prediction":%d}\n' % (2 * n) for n in range(40))
+    schedule("rm", place)
