@@ -69,6 +69,7 @@ def require_all(running: RunningAppliance, tenant: str, secret: str, said: dict[
     assert said["missing"].startswith("RESOURCE_DOES_NOT_EXIST")
     assert "'my-model'" in said["illegal"]
     assert said["elsewhere"].startswith("INVALID_PARAMETER_VALUE")
+    require_seen(running, tenant, said["broken"])
     table = {"columns": said["columns"], "data": said["rows"]}
     addresses = (
         f"/t/{tenant}/models/iris/aliases/champion/invocations",
@@ -90,6 +91,22 @@ def require_all(running: RunningAppliance, tenant: str, secret: str, said: dict[
         assert data == said["predicted"]
         shown = client.get(f"/api/v1/models/{tenant}/iris/versions/1").json()
         assert shown["lineage"]["run"] == said["run_id"]
+
+
+def require_seen(running: RunningAppliance, tenant: str, broken: list[str]) -> None:
+    """A version that could not be registered is told of everywhere, and can be taken off."""
+    assert broken[0] == "FAILED_REGISTRATION"
+    assert "entri" in broken[1]
+    assert broken[1][:60] in broken[2]
+    listed = running.cli("model", "show", f"{tenant}/broken")
+    assert b"1        failed" in listed.stdout
+    assert b"version 1 could not be registered: " in listed.stderr
+    shown = running.cli("model", "show", f"{tenant}/broken:1")
+    assert shown.returncode != 0
+    assert b"Version 1 could not be registered: " in shown.stderr
+    assert running.cli("model", "rm", f"{tenant}/broken:1", "--force").returncode == 0
+    found = json.loads(running.cli("--json", "model", "show", f"{tenant}/broken").stdout)
+    assert (found["versions"], found["promised"]) == ([], [])
 
 
 @pytest.mark.timeout(900)  # its requirements are installed

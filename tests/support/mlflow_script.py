@@ -48,6 +48,10 @@ def main() -> dict[str, Any]:
             pip_requirements=REQUIREMENTS,
         )
         mlflow.log_dict({"seen": 150}, "notes/data.json")
+        mlflow.log_text('runtime = "python3.11"\nentri = "x"\n', "bad/appliance.toml")
+    client.create_registered_model("broken")
+    raised = refusal(lambda: client.create_model_version("broken", f"runs:/{run.info.run_id}/bad"))
+    broken = client.get_model_version("broken", "1")
     rows = X[::7]
     client.set_registered_model_alias(NAME, "champion", "1")
     client.set_registered_model_tag(NAME, "team", "botany")
@@ -96,6 +100,7 @@ def main() -> dict[str, Any]:
         "left": [one.version for one in client.search_model_versions(f"name = '{NAME}'")],
         "files": files,
         "notes": notes,
+        "broken": [broken.status, broken.status_message, raised],
         "missing": refusal(lambda: client.get_registered_model("nothing")),
         "illegal": refusal(lambda: client.create_registered_model("My_Model")),
         "elsewhere": refusal(lambda: client.create_model_version(NAME, "s3://bucket/model")),
