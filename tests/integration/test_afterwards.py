@@ -118,12 +118,16 @@ async def test_what_is_called_below_a_trial_or_a_shadow_counts_for_nothing(tmp_p
 
 async def test_a_job_counts_and_is_kept(tmp_path: Path) -> None:
     async with stage(tmp_path) as (it, client):
-        made = (await call(client, "inner", ROWS, Prefer="respond-async")).json()
+        taken = await call(client, "inner", ROWS, Prefer="respond-async")
+        assert taken.headers["sampled-percent"] == "100"
+        made = taken.json()
         for _ in range(6):
             if made["status"] in JOB_ENDS:
                 break
             made = (await client.get(made["urls"]["get"], params={"wait_s": 5})).json()
         assert made["status"] == "succeeded", made
+        output = await client.get(f"/api/v1/jobs/acme/{made['id']}/output")
+        assert (output.text, output.headers["sampled-percent"]) == (ROWS, "100")
         assert await counted(it, client) == (3, 1)
         assert await parents(it, client) == {made["id"]: ""}
 
@@ -147,6 +151,9 @@ async def test_every_row_of_a_batch_counts_once_however_few_may_wait(
                 break
             batch = (await client.get(batch["urls"]["get"], params={"wait_s": 5})).json()
         assert (batch["status"], batch["rows_done"]) == ("succeeded", 2500)
+        output = await client.get(f"/api/v1/batches/acme/{batch['id']}/output")
+        told = [one.headers["sampled-percent"] for one in (made, output)]
+        assert told == ["100", "100"]
         assert await counted(it, client) == (2500, 25)
         found = (await client.get(f"{INNER}/versions/1/drift")).json()
         assert found["dropped"] == 0

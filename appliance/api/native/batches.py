@@ -187,7 +187,8 @@ async def _submit(context: Context, version: Version | None) -> Reply:
 def taken_on(context: Context, batch: Batch, *headers: tuple[str, str]) -> Reply:
     """The answer to who submitted a batch: its document, and where it is."""
     where = ("location", _url(context, batch))
-    return json_reply(batch_doc(context, batch), status=202, headers=(where, *headers))
+    told = (where, *headers, *following.sampled(context, batch.model_id))
+    return json_reply(batch_doc(context, batch), status=202, headers=told)
 
 
 def require_folders(context: Context) -> None:
@@ -259,7 +260,10 @@ async def show_output(context: Context) -> Reply:
     first = await anext(pieces, b"")
     return Reply(
         content_type=tables.MEDIA_TYPES[tables.require_format(batch.plan.into)],
-        headers=(("model-version", str(batch.number)),),
+        headers=(
+            ("model-version", str(batch.number)),
+            *following.sampled(context, batch.model_id),
+        ),
         stream=following.passed_on(first, pieces),
     )
 

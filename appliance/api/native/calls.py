@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from appliance import wire
 from appliance.api.dispatch import Context
-from appliance.api.native import jobs
+from appliance.api.native import following, jobs
 from appliance.api.native.models import alias_of, model_of, version_of
 from appliance.api.operation import Operation
 from appliance.errors import (
@@ -246,10 +246,7 @@ def headers_of(context: Context, outcome: Outcome) -> tuple[tuple[str, str], ...
     if outcome.steps:
         text = ", ".join(f"{name}={model}:{number}" for name, model, number in outcome.steps)
         found.append(("model-steps", text))
-    sampling = context.snapshot.sampling(outcome.model_id)
-    if sampling is not None:
-        found.append(("sampled-percent", f"{sampling.weight / 100:g}"))
-    return tuple(found)
+    return (*found, *following.sampled(context, outcome.model_id))
 
 
 _MODEL = "/api/v1/models/{tenant}/{model}"

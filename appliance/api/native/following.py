@@ -288,3 +288,9 @@ LISTED = (
     LIMIT,
 )
 """The queries of ``listed``."""
+
+
+def sampled(context: Context, model_id: str) -> tuple[tuple[str, str], ...]:
+    """The header that says how many of a model's calls are kept; none where none are."""
+    sampling = context.snapshot.sampling(model_id)
+    return (("sampled-percent", f"{sampling.weight / 100:g}"),) if sampling else ()

@@ -116,8 +116,8 @@ async def accept(
 
 async def taken_on(context: Context, job: Job, *headers: tuple[str, str]) -> Reply:
     """The answer to who submitted a job: its document, and where it is."""
-    where = ("location", _url(context, job))
-    return json_reply(await _document(context, job), status=202, headers=(where, *headers))
+    told = (("location", _url(context, job)), *headers, *following.sampled(context, job.model_id))
+    return json_reply(await _document(context, job), status=202, headers=told)
 
 
 async def list_jobs(context: Context) -> Reply:
@@ -152,7 +152,11 @@ async def show_output(context: Context) -> Reply:
     first = await anext(pieces, b"")
     return Reply(
         content_type=wire.safe_media_type(job.end.content_type),
-        headers=(("model-version", str(job.number)), ("audit-seq", str(job.end.audit_seq))),
+        headers=(
+            ("model-version", str(job.number)),
+            ("audit-seq", str(job.end.audit_seq)),
+            *following.sampled(context, job.model_id),
+        ),
         stream=following.passed_on(first, pieces),
     )
 
