@@ -178,7 +178,8 @@ def line_of_key(text: str, section: str, name: str) -> int:
         header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
         if header:
             current = header.group(1).strip("\"'")
-            if current == f"{section}.{name}" or (not section and current.split(".")[0] == name):
+            is_it = f"{current}.".startswith(f"{section}.{name}.")
+            if is_it or (not section and current.split(".")[0] == name):
                 return number
         elif current == section and re.match(rf"""\s*["']?{re.escape(name)}["']?\s*[=.]""", line):
             return number

@@ -77,3 +77,59 @@ def test_every_setting_says_what_it_means() -> None:
 def test_a_missing_file_that_was_asked_for_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="cannot be read"):
         config.load(tmp_path / "none.toml", environ={})
+
+
+FOLDERS = """[http]
+port = 8443
+
+[batches.folders.lake]
+path = "/srv/lake"
+tenants = ["acme", "globex"]
+
+[batches.folders.out]
+path = "/srv/out"
+writable = true
+"""
+
+
+def test_folders_for_tables_are_read_with_who_may_use_them(tmp_path: Path) -> None:
+    file = tmp_path / "appliance.toml"
+    file.write_text(FOLDERS)
+    settings, explained = config.load(file, environ={})
+    assert settings.batches.folders == {
+        "lake": config.Folder(path="/srv/lake", tenants=("acme", "globex")),
+        "out": config.Folder(path="/srv/out", writable=True),
+    }
+    (shown,) = [one for one in explained if one.key == "batches.folders"]
+    assert shown.origin == f"{file}:4"
+    assert shown.value["out"] == {"path": "/srv/out", "tenants": (), "writable": True}
+    one = '{"lake": {"path": "/srv/lake", "tenants": ["*"]}}'
+    settings, _ = config.load(file, environ={"APPLIANCE__BATCHES__FOLDERS": one})
+    assert list(settings.batches.folders) == ["lake"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ('lake = {path = "srv/lake"}', "'srv/lake' is no absolute path"),
+        ('"La ke" = {path = "/srv/lake"}', "small letters"),
+        ('lake = {path = "/var/lib/appliance/blobs"}', "are not apart"),
+        ('lake = {path = "/var/lib/../lib"}', "are not apart"),
+        ('lake = {path = "/"}', "are not apart"),
+        ('lake = {path = "/srv/lake", wirtable = true}', "unknown field `wirtable`"),
+        ("lake = {}", "missing required field `path`"),
+        ('lake = "/srv/lake"', "Expected `object`"),
+        ('lake = {path = "/srv/lake", tenants = "acme"}', "Expected `array`"),
+    ],
+)
+def test_a_folder_without_a_place_of_its_own_is_refused(
+    tmp_path: Path, declared: str, said: str
+) -> None:
+    file = tmp_path / "appliance.toml"
+    file.write_text(f"[batches.folders]\n{declared}\n")
+    with pytest.raises(ConfigInvalid) as refused:
+        config.load(file, environ={})
+    assert said in refused.value.detail
+    assert f"{file}:1" in refused.value.detail
+    with pytest.raises(ConfigInvalid):
+        config.load(environ={"APPLIANCE__BATCHES__FOLDERS": "lake=/srv/lake"})
