@@ -283,7 +283,11 @@ class BatchRow(TypedDict):
 
 
 class ScheduleRow(TypedDict):
-    """One row of view ``schedules``; ``next`` are times, ``last`` a run or None."""
+    """One row of view ``schedules``; ``next`` are times, ``last`` a run or None.
+
+    A run has the ``status`` of its job or batch while that is kept; ``batch`` is the table that is
+    scored each time, or None.
+    """
 
     id: str
     tenant: str
@@ -294,6 +298,7 @@ class ScheduleRow(TypedDict):
     state: str
     next: list[str]
     last: dict[str, Any] | None
+    batch: dict[str, Any] | None
     catch_up: str
     overlap: bool
     repeatable: bool

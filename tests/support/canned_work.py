@@ -100,9 +100,12 @@ def schedule(at: int, name: str) -> dict[str, Any]:
         "timezone": "Europe/Berlin",
         "state": ("active", "paused", "stopped: key-revoked")[at % 3],
         "next": [] if at % 3 else [SOON, SOON, SOON],
-        "last": run | {"manual": False, "job": "job_0123456789abc"} if at != 1 else None,
+        "last": run | {"manual": False, "job": "job_0123456789abc", "status": "succeeded"}
+        if at != 1
+        else None,
         "input_type": "application/json",
         "input_bytes": 26,
+        "batch": {"taken_from": f"lake/{name}", "put_into": None} if at % 2 else None,
         "catch_up": "one",
         "overlap": False,
         "repeatable": False,

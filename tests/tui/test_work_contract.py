@@ -120,6 +120,7 @@ async def test_what_the_screens_read_and_draw_is_what_the_appliance_answers(
             ("webhooks", "http://10.0.0.1:9"),
             ("comparisons", "echo:1 echo:2"),
             ("samples", "acme/echo"),
+            ("catalogue", "acme/echo v"),
         ):
             await go(pilot, tools, Place(noun), shown)
         for noun, shown in (
@@ -185,6 +186,17 @@ async def test_verbs_take_effect_and_refusals_are_the_appliances_own(
         pilot.app.screen.query_one("#back").value = secret[-4:]  # type: ignore[attr-defined]
         await pilot.press("enter")
         await tools.until(pilot, lambda: "OK on" in tools.screen_text(pilot))
+
+        await go(pilot, tools, Place("drift"), "No version has a baseline")
+        await fill("n", version="acme/echo:2", file=str(data))
+        await tools.until(pilot, lambda: "acme/echo v2" in tools.screen_text(pilot))
+        await fill("e", **{"l-psi": "0.5"}, columns="i:psi=0.75", window="6h")
+        await tools.until(pilot, lambda: "baseline revision 2" in tools.screen_text(pilot))
+        model = snapshot().model(tenant.id, "echo")
+        kept = snapshot().baseline(model.id, 2).thresholds
+        assert kept.window_s == 21_600
+        assert kept.limits["psi"] == 0.5
+        assert kept.features["i"] == {"psi": 0.75}
 
         await go(pilot, tools, Place("comparisons"), "No comparisons")
         await fill("n", tenant="acme", models="echo:1 echo:2", data=str(data))

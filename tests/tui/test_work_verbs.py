@@ -191,22 +191,36 @@ async def test_a_schedule_is_created_with_the_body_as_it_is(world, console, tool
     assert request.content == b"age\n41\n"
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"model": ""}, "Type a model's name"),
-        ({"cron": ""}, "Type five fields"),
-        ({"body": "/no/such/file"}, "It cannot be read: No such file"),
-        ({"body": '{"rows": [1'}, "neither JSON nor the name of a file"),
-    ],
-)
-async def test_a_wrong_schedule_says_what_is_wrong(world, console, tools, values, words):
+async def test_a_table_is_scored_each_night(world, console, tools):
     async with console(goto="schedules") as pilot:
         await open_dialog(pilot, tools, "n")
-        await type_into(pilot, **({"model": "churn", "cron": "0 2 * * *", "body": "{}"} | values))
+        table = {"from": "lake/{date}/rows.csv", "to": "lake/{date}/scored.csv"}
+        await type_into(pilot, model="churn:3", cron="0 2 * * *", **table)
         await press_verb(pilot, tools)
-        assert words in tools.screen_text(pilot)
-        assert tools.clipped(pilot) == []
+        await tools.until(pilot, lambda: bool(world.sent()))
+    request = next(r for r in world.requests if r.method == "POST")
+    assert request.url.params["from"] == "lake/{date}/rows.csv"
+    assert request.url.params["to"] == "lake/{date}/scored.csv"
+    assert request.url.params["version"] == "3"
+    assert request.content == b""
+
+
+async def test_a_wrong_schedule_says_what_is_wrong(world, console, tools):
+    right = {"model": "churn", "cron": "0 2 * * *", "body": "{}", "from": ""}
+    async with console(goto="schedules") as pilot:
+        await open_dialog(pilot, tools, "n")
+        for wrong, words in (
+            ({"model": ""}, "Type a model's name"),
+            ({"cron": ""}, "Type five fields"),
+            ({"body": ""}, "Type a body"),
+            ({"from": "lake/rows.csv"}, "a body or a table, not both"),
+            ({"body": "/no/such/file", "from": ""}, "It cannot be read: No such file"),
+            ({"body": '{"rows": [1'}, "neither JSON nor the name of a file"),
+        ):
+            await type_into(pilot, **(right | wrong))
+            await press_verb(pilot, tools)
+            assert words in tools.screen_text(pilot)
+            assert tools.clipped(pilot) == []
         assert world.sent() == []
 
 
@@ -279,6 +293,17 @@ async def test_a_test_tells_what_came_of_it(world, console, tools, state, code, 
         for word in words:
             assert word in tools.screen_text(pilot)
         assert tools.clipped(pilot) == []
+
+
+async def test_a_delivery_is_sent_again(world, console, tools):
+    path = "/api/v1/tenants/risk/webhooks/wh_1/deliveries/msg_00000000000000000000000000/redeliver"
+    async with console(goto="webhook risk wh_1") as pilot:
+        await tools.until(pilot, lambda: pilot.app.page.row is not None)
+        await open_dialog(pilot, tools, "u")
+        assert "with the same webhook-id" in tools.screen_text(pilot)
+        await press_verb(pilot, tools)
+        await tools.until(pilot, lambda: bool(world.sent()))
+        assert world.sent() == [("POST", path, None)]
 
 
 async def test_a_secret_is_rotated_with_an_overlap(world, console, tools):

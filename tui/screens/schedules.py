@@ -48,10 +48,12 @@ def soon(value: object) -> str:
 
 
 def run_word(run: Mapping[str, Any] | None) -> str:
-    """What became of a time that was due: a word, or the problem that kept it from it."""
+    """What became of a time that was due: how its job is now, or why there was none."""
     if run is None:
         return text.NONE
     code = str(run["code"])
+    if code == "started" and run.get("status"):
+        return text.word(run["status"])
     return _RUN_WORDS.get(code, f"X {code}")
 
 
@@ -158,7 +160,9 @@ class SchedulePage(DocumentPage):
                 "state": state_of(document),
                 "calls": target_of(document),
                 "when": f"{document['cron']}  {document['timezone']}",
-                "body": f"{text.size(document['input_bytes'])} of {document['input_type']}",
+                "body": _body(document),
+                "table from": (document["batch"] or {}).get("taken_from"),
+                "output to": (document["batch"] or {}).get("put_into"),
                 "after a gap": _CATCH_UP.get(str(document["catch_up"]), document["catch_up"]),
                 "overlap": "also while the run before goes on" if document["overlap"] else "no",
                 "repeatable": "what a restart cut off runs again"
@@ -198,10 +202,17 @@ def _next(row: Row) -> str | None:
     return str(upcoming[0]) if upcoming else None
 
 
+def _body(document: Mapping[str, Any]) -> str:
+    if document["batch"]:
+        return ""
+    return f"{text.size(document['input_bytes'])} of {document['input_type']}"
+
+
 def _run_line(run: Mapping[str, Any]) -> str:
     many = f"  {run['count']} times" if int(run["count"] or 1) > 1 else ""
     by_hand = "  by hand" if run["manual"] else ""
-    return f"  {text.stamp(run['due_at'])}  {run_word(run):<14} {run['job'] or ''}{many}{by_hand}"
+    what = run["job"] or run.get("batch") or ""
+    return f"  {text.stamp(run['due_at'])}  {run_word(run):<14} {what}{many}{by_hand}"
 
 
 async def create(page: Page, tenant: str) -> None:
@@ -216,10 +227,11 @@ async def create(page: Page, tenant: str) -> None:
             tenant="Type the tenant's name.",
             model="Type a model's name.",
             cron="Type five fields: minute hour day month weekday.",
-            body="Type a file's name, or the JSON that the model is called with.",
         )
-        if wrong:
-            return wrong
+        if wrong or values["from"]:
+            return wrong or ("Type a body or a table, not both." if values["body"] else "")
+        if not values["body"]:
+            return "Type a body (a file's name, or JSON), or a table in a folder."
         body = body_of(values["body"])
         if isinstance(body, str):
             return body
@@ -235,6 +247,8 @@ async def create(page: Page, tenant: str) -> None:
                 Field(name="cron", label="Cron", hint="minute hour day month weekday"),
                 Field(name="timezone", label="Time zone", value="UTC", hint="Europe/Berlin"),
                 Field(name="body", label="Body", hint='a file, or JSON such as {"rows": [[1]]}'),
+                Field(name="from", label="Or a table", hint="FOLDER/{date}/rows.parquet"),
+                Field(name="to", label="Its output to", hint="FOLDER/{date}/scored.parquet"),
                 Field(name="catch_up", label="After a gap", words=("one", "none")),
                 Field(name="overlap", label="Overlap", words=_NO),
                 Field(name="repeatable", label="Repeatable", words=_NO),
@@ -246,22 +260,32 @@ async def create(page: Page, tenant: str) -> None:
     )
     if values is None:
         return
-    body, kind = bodies[-1]
+    body, kind = (None, "") if values["from"] else bodies[-1]
     model, where = _target(values["model"])
     options = {name: values[name] for name in _OPTIONS}
     await page.console.perform(
         "POST",
         path_of("api", "v1", "models", values["tenant"], model, "schedules"),
-        params={**options, **where},
+        params={**options, **where, **_table(values)},
         data=body,
-        headers={"Content-Type": kind},
+        headers={"Content-Type": kind} if kind else {},
         doing=f"Schedule {values['tenant']}/{values['model']}",
         done=f"Scheduled {values['tenant']}/{values['model']}",
         cli=(
             f"appliance schedule create {values['tenant']}/{values['model']}"
-            f' --cron "{values["cron"]}" --timezone {values["timezone"]} --data FILE'
+            f' --cron "{values["cron"]}" --timezone {values["timezone"]}{_source(values)}'
         ),
     )
+
+
+def _table(values: Mapping[str, str]) -> dict[str, str]:
+    """The table that is scored each time instead of a call, as parameters."""
+    return {name: values[name] for name in ("from", "to") if values["from"] and values[name]}
+
+
+def _source(values: Mapping[str, str]) -> str:
+    table = _table(values)
+    return "".join(f" --{name} {value}" for name, value in table.items()) or " --data FILE"
 
 
 def _target(words: str) -> tuple[str, dict[str, str]]:
@@ -278,7 +302,8 @@ def _effect(values: Mapping[str, str]) -> str:
     more = " A run starts while the one before goes on." if values["overlap"] == "yes" else ""
     if values["repeatable"] == "yes":
         more += " A run that a restart cut off starts again."
-    return f"The body is kept sealed. After a gap {gap}.{more}"
+    what = "The table is scored each time." if values["from"] else "The body is kept sealed."
+    return f"{what} After a gap {gap}.{more}"
 
 
 async def run_now(page: Page, row: Row | None) -> None:
