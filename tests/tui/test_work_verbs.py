@@ -300,7 +300,7 @@ async def test_a_delivery_is_sent_again(world, console, tools):
     async with console(goto="webhook risk wh_1") as pilot:
         await tools.until(pilot, lambda: pilot.app.page.row is not None)
         await open_dialog(pilot, tools, "u")
-        assert "with the same webhook-id" in tools.screen_text(pilot)
+        assert "Send job.completed again" in tools.screen_text(pilot)
         await press_verb(pilot, tools)
         await tools.until(pilot, lambda: bool(world.sent()))
         assert world.sent() == [("POST", path, None)]
