@@ -15,10 +15,12 @@ import pytest
 from inside import Inside, inside
 from textual.pilot import Pilot
 
+from appliance.store.announce import TYPES
 from tui import rows as shapes
 from tui.app import ConsoleApp
 from tui.client import Client, Query
 from tui.nav import Place
+from tui.screens.webhooks import EVENTS
 
 ROWS = {
     "jobs": shapes.JobRow,
@@ -201,3 +203,7 @@ async def test_verbs_take_effect_and_refusals_are_the_appliances_own(
         await go(pilot, tools, Place("comparisons"), "No comparisons")
         await fill("n", tenant="acme", models="echo:1 echo:2", data=str(data))
         await tools.until(pilot, lambda: "AGREE" in tools.screen_text(pilot), 60)
+
+
+def test_the_events_that_are_offered_are_those_there_are() -> None:
+    assert EVENTS.split() == list(TYPES)

@@ -24,9 +24,10 @@ from tui.nav import Place
 from tui.table import Column
 
 EVENTS = (
-    "job.completed version.registered version.retired route.changed route.held route.aborted"
-    " route.promoted route.removed alias.set drift.breach drift.recovered schedule.skipped"
-    " schedule.stopped key.created key.revoked"
+    "job.completed batch.started batch.progress batch.completed version.registered"
+    " version.retired route.changed route.held route.aborted route.promoted route.removed"
+    " alias.set drift.breach drift.recovered schedule.skipped schedule.stopped key.created"
+    " key.revoked"
 )
 _OFF = {
     "command": ("- off", "by command"),
