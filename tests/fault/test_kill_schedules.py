@@ -21,7 +21,7 @@ from appliance import clock, config
 
 DEADLINE_S = 90.0
 ROWS = 200_000
-DELAYS_S = (0.0, 0.2, 0.5, 1.0)
+DELAYS_S = (0.0, 0.3, 0.8)
 SCHEDULES = "/api/v1/schedules/acme"
 
 
