@@ -143,19 +143,21 @@ async def _fetch(
     page: Page, where: str, file: IO[bytes], *, path: Path, what: str, cli: str
 ) -> None:
     """Write a file to its end, or not at all."""
-    console, is_whole = page.console, False
+    console, is_whole, problem = page.console, False, None
     try:
         with file:
             reply = await console.client.save(where, file)
             size = file.tell()
         is_whole = True
-    except Problem as problem:
-        await console.show_problem(problem, f"Save {what}")
-        return
+    except Problem as found:
+        problem = found
     except OSError as error:
         console.say(f"It cannot be written: {error.strerror}.", is_error=True)
-        return
     finally:
         if not is_whole:
             _forget(path)
+    if problem is not None:
+        await console.show_problem(problem, f"Save {what}")
+    if not is_whole:
+        return
     console.say(f"Saved {path}, {text.size(size)}\n{reply.request_id}\n$ {cli} --out {path}")

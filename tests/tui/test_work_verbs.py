@@ -122,7 +122,7 @@ async def test_half_an_output_is_no_file(world, console, tools, tmp_path):
         await type_into(pilot, path=str(target))
         await pilot.press("enter")
         await tools.until(pilot, lambda: "about job-unfinished" in tools.screen_text(pilot))
-    assert not target.exists()
+        assert not target.exists(), "before the refusal is closed"
 
 
 async def test_without_an_output_there_is_nothing_to_save(world, console, tools):
