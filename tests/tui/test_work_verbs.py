@@ -158,6 +158,8 @@ async def test_a_table_in_a_folder_of_the_appliance_is_only_named(world, console
         await type_into(pilot, model="risk/churn:3", table="lake/rows.parquet", to="lake/out.csv")
         pilot.app.screen.query_one("#f-where").action_step(1)
         pilot.app.screen.query_one("#f-into").action_step(1)
+        await tools.settle(pilot)
+        assert tools.clipped(pilot) == []
         await press_verb(pilot, tools)
         await tools.until(pilot, lambda: bool(world.sent()))
     request = next(r for r in world.requests if r.method == "POST")

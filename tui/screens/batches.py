@@ -25,7 +25,7 @@ from tui.table import Column
 
 _CANCELED = "The calls it makes now are given up."
 _BAR = 40
-WHERE = ("a file here", "in a folder of the appliance")
+WHERE = ("a file here", "on the appliance")
 
 
 def rate(row: Row) -> str:
