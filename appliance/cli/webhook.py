@@ -80,9 +80,10 @@ def create(
 ) -> None:
     """Have an address told of events; the secret it checks signatures with is printed once.
 
-    Events: job.completed, version.registered, version.retired, route.changed, route.held,
-    route.aborted, route.promoted, route.removed, alias.set, drift.breach, drift.recovered,
-    schedule.skipped, schedule.stopped, key.created, key.revoked.
+    Events: job.completed, batch.started, batch.progress, batch.completed, version.registered,
+    version.retired, route.changed, route.held, route.aborted, route.promoted, route.removed,
+    alias.set, drift.breach, drift.recovered, schedule.skipped, schedule.stopped, key.created,
+    key.revoked.
     """
     if bool(url) == for_jobs:
         raise click.UsageError("give an https URL, or --for-jobs for the secret of jobs' webhooks")
