@@ -6,7 +6,8 @@ Never: parses a body, mixes versions, or makes sandboxes (``pool`` lends them).
 Read next: ``PROTOCOL.md``, "Several calls in one frame"; ``batches`` (a frame on its link).
 
 A carrier leases one sandbox for as long as calls wait, and keeps two frames with it, so that the
-runner never waits for the host: what came meanwhile leaves together when the first is answered.
+runner never waits for the host: what came meanwhile leaves together when the first is answered, or
+shortly before where the model takes its time.
 There is no timer unless one pays (``_Line.delay_s``). A carrier whose turn is over gives its
 sandbox back where others wait for one.
 """
@@ -46,6 +47,7 @@ _TRIES_MAX = 3
 _GATHER_FROM_S = 0.002
 _GATHER_MAX_S = 0.001
 _GATHER_SHARE = 0.2
+_HOLD_SHARE = 0.8
 _LATE = "The call's deadline passed while it waited."
 
 
@@ -398,7 +400,7 @@ class Joining:
                         return
                     await carrier.rest()
                     continue
-                if (pause_s := self._pause_s(line, head, spec)) > 0:
+                if (pause_s := max(self._pause_s(line, head, spec), self._hold_s(carrier))) > 0:
                     await carrier.rest(pause_s)
                     continue
                 calls = line.take(spec) if lease.can_batch else [self._take_one(line, head)]
@@ -414,6 +416,20 @@ class Joining:
         if not delay_s or head.is_alone or line.waiting >= line.calls_max:
             return 0.0
         return delay_s - (clock.monotonic_ns() - head.entered_ns) / 1e9
+
+    @staticmethod
+    def _hold_s(carrier: _Carrier) -> float:
+        """How much longer a second frame would only lie with a runner that is busy for a while.
+
+        What leaves just before it is needed leaves with all who came until then; what left at once
+        would leave with the few who were first, and make small frames of many callers.
+        """
+        line = carrier.line
+        is_short = line.service_s < _GATHER_FROM_S
+        if not carrier.flights or is_short or line.waiting >= line.calls_max:
+            return 0.0
+        begun_at = max(carrier.flights[0].sent_at, carrier.answered_at)
+        return begun_at + _HOLD_SHARE * line.service_s - asyncio.get_running_loop().time()
 
     @staticmethod
     def _take_one(line: _Line, call: _Call) -> _Call:

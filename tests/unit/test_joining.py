@@ -312,3 +312,40 @@ async def test_a_wait_that_was_asked_for_gathers(stage: Stage) -> None:
     rest = [stage.call(b"%d" % n, spec) for n in range(1, 5)]  # now it is full
     await asyncio.gather(first, *rest)
     assert stage.executor.batches == [5]
+
+
+async def test_a_second_frame_leaves_when_the_first_is_nearly_done_and_with_all_who_came(
+    stage: Stage,
+) -> None:
+    await stage.call()
+    (line,) = stage.joining._lines.values()
+    line.service_s = 60.0
+    first = stage.call(b'{"do": "sleep", "s": 1.0}')
+    while len(stage.sent) < 2:
+        await asyncio.sleep(0)
+    second = stage.call()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert stage.joining.waiting == 1
+    third = stage.call()
+    await asyncio.gather(first, second, third)
+    assert stage.executor.batches == [1, 1, 2]
+
+
+async def test_a_second_frame_leaves_at_once_where_the_model_is_quick_or_the_frame_is_full(
+    stage: Stage,
+) -> None:
+    await stage.call()
+    (line,) = stage.joining._lines.values()
+    for service_s, more in ((0.0001, 1), (60.0, line.calls_max)):
+        sent = len(stage.sent)
+        line.service_s = service_s
+        first = stage.call(SLEEP)
+        while len(stage.sent) == sent:
+            await asyncio.sleep(0)
+        line.service_s = service_s
+        others = [stage.call() for _ in range(more)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert stage.joining.waiting == 0
+        await asyncio.gather(first, *others)
