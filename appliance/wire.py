@@ -176,18 +176,16 @@ class Request:
         """
         require_length(self.headers, limit_bytes, codings)
         deadline = asyncio.get_running_loop().time() + self.body_timeout_s
-        body, is_last = await self._piece(deadline)
-        self.hold.add(len(body))
-        if not is_last:
-            pieces, received = [body], len(body)
-            while not is_last and received <= limit_bytes:
-                piece, is_last = await self._piece(deadline)
-                self.hold.add(len(piece))
-                received += len(piece)
-                pieces.append(piece)
-            body = b"".join(pieces)
-        if len(body) > limit_bytes:
-            raise too_large(limit_bytes)
+        pieces: list[bytes] = []
+        received, is_last = 0, False
+        while not is_last:
+            piece, is_last = await self._piece(deadline)
+            self.hold.add(len(piece))
+            received += len(piece)
+            if received > limit_bytes:
+                raise too_large(limit_bytes)
+            pieces.append(piece)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         coding = self.header("content-encoding").strip().lower()
         if coding in ("", "identity"):
             return body

@@ -7,7 +7,6 @@ scaled to the processor time the kernel counted for that thread.
 from __future__ import annotations
 
 import collections
-import os
 import re
 import subprocess
 import threading
@@ -118,9 +117,3 @@ def table(found: dict[tuple[str, str], float]) -> str:
     ]
     lines.append(f"| all | | {sum(found.values()):.0f} |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        f"{os.path.basename(__file__)} is part of: python tests/bench/serving --layers"
-    )
